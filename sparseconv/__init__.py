@@ -1,0 +1,41 @@
+"""Sparse convolution on voxels: from a point cloud to features, on the voxels that exist and nothing else."""
+
+from sparseconv import functional, nn
+from sparseconv.backends import DuplicateSiteError, use_backend
+from sparseconv.coordinates import CoordinateHash, Coordinates
+from sparseconv.geometry import ConvGeometry
+from sparseconv.kernel_map import KernelMap
+from sparseconv.nn import *  # noqa: F403 - every layer, as spconv spells them
+from sparseconv.nn import __all__ as _layers
+from sparseconv.tensor import SparseTensor
+from sparseconv.voxelization import (
+    HardVoxels,
+    VoxelGrid,
+    Voxels,
+    devoxelize,
+    hard_voxelize,
+    reduce_points,
+    voxelize,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConvGeometry",
+    "CoordinateHash",
+    "Coordinates",
+    "DuplicateSiteError",
+    "HardVoxels",
+    "KernelMap",
+    "SparseTensor",
+    "VoxelGrid",
+    "Voxels",
+    "devoxelize",
+    "functional",
+    "hard_voxelize",
+    "nn",
+    "reduce_points",
+    "use_backend",
+    "voxelize",
+    *_layers,
+]

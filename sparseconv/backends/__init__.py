@@ -1,0 +1,157 @@
+"""Backends: who executes on which device.
+
+A backend is a module with the functions of :class:`Backend`. ``reference`` is plain torch, short, and runs on
+every device; ``cpu`` is Numba. This file is the only place that looks at a device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import importlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from sparseconv.geometry import ConvGeometry
+
+BACKENDS = ("cpu", "reference")
+
+
+class Backend(Protocol):
+    """What a backend offers. Tensors in and out live on its device; indices are int32 ``[N, 1+D]``.
+
+    Pairs are ``in_rows, out_rows`` int32 ``[P]`` grouped by tap, with ``tap_offsets`` int64 ``[K+1]`` on the
+    CPU. Within one tap no row of either column repeats, and the pairs are in order of ``out_rows``. Features
+    are float32 or float64; the ops above widen the half precisions.
+    """
+
+    def build_index(self, indices: Tensor) -> Any:
+        """Index a set of sites for look-ups.
+
+        Raises:
+            DuplicateSiteError: a site occurs twice.
+            ValueError: the sites cannot be packed into 63 bits.
+        """
+
+    def query(self, index: Any, indices: Tensor) -> Tensor:
+        """Row of each site ``[M, 1+D]`` in the indexed set, -1 where absent: int64 ``[M]``."""
+
+    def is_sorted(self, index: Any) -> bool:
+        """Whether the indexed rows are in lexicographic order."""
+
+    def kernel_pairs(self, fine: Any, coarse: Any, geometry: ConvGeometry) -> tuple[Tensor, Tensor, Tensor]:
+        """All pairs ``fine = s * coarse - p + d * t``: ``fine_rows, coarse_rows, tap_offsets``, by coarse row."""
+
+    def order_pairs(self, in_rows: Tensor, out_rows: Tensor, tap_offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """Sort the pairs of each tap by ``out_rows``."""
+
+    def coarse_sites(self, index: Any, geometry: ConvGeometry, shape: Sequence[int] | None) -> Tensor:
+        """Every coarse site that at least one of the indexed fine sites reaches, sorted: int32 ``[M, 1+D]``."""
+
+    def fine_sites(self, index: Any, geometry: ConvGeometry, shape: Sequence[int] | None) -> Tensor:
+        """Every fine site that at least one of the indexed coarse sites reaches, sorted: int32 ``[M, 1+D]``."""
+
+    def unique_sites(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Distinct sites in lexicographic order, and the row of each input among them (int64)."""
+
+    def convolve(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        in_rows: Tensor,
+        out_rows: Tensor,
+        tap_offsets: Tensor,
+        n_out: int,
+        groups: int,
+    ) -> Tensor:
+        """``out[o] = bias + sum over taps of weight[:, t] @ features[i]``: ``[n_out, C_out]``.
+
+        ``weight`` is ``[C_out, K, C_in / groups]`` with any strides.
+        """
+
+    def weight_gradient(
+        self,
+        features: Tensor,
+        grad: Tensor,
+        in_rows: Tensor,
+        out_rows: Tensor,
+        tap_offsets: Tensor,
+        groups: int,
+    ) -> Tensor:
+        """``sum over pairs of grad[o] (x) features[i]`` per tap: ``[C_out, K, C_in / groups]``."""
+
+    def max_pool(
+        self, features: Tensor, in_rows: Tensor, out_rows: Tensor, tap_offsets: Tensor, n_out: int
+    ) -> tuple[Tensor, Tensor]:
+        """Maxima over existing inputs ``[n_out, C]`` and the input row of each (int32, -1 where none)."""
+
+    def max_pool_gradient(self, grad: Tensor, argmax: Tensor, n_in: int) -> Tensor:
+        """Send each output's gradient to the row that gave the maximum: ``[n_in, C]``."""
+
+    def sum_pool(
+        self, features: Tensor, in_rows: Tensor, out_rows: Tensor, tap_offsets: Tensor, n_out: int
+    ) -> Tensor:
+        """Sums over existing inputs ``[n_out, C]``."""
+
+    def place_points(
+        self, points: Tensor, low: Tensor, size: Tensor, grid: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Voxel of each point, in float32: cells int32 ``[N, D]`` in point axis order, and a status.
+
+        The status (uint8 ``[N]``) is 0 inside, 1 outside the grid (or beyond int32), 2 not finite.
+        """
+
+    def reduce_points(self, values: Tensor, rows: Tensor, n_rows: int, reduce: str) -> tuple[Tensor, Tensor]:
+        """Reduce ``values [N, C]`` by voxel row (-1: dropped) in order of points: ``[n_rows, C]``, counts int32."""
+
+    def rank_in_voxel(self, rows: Tensor, n_rows: int) -> Tensor:
+        """How many earlier points share each point's voxel: int64 ``[N]``, -1 for dropped points."""
+
+
+class DuplicateSiteError(ValueError):
+    """A site occurs more than once in ``indices``."""
+
+
+_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("sparseconv_backend", default=None)
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Execute everything inside the ``with`` block on the named backend.
+
+    Args:
+        name: ``"reference"`` (plain torch, every device) or ``"cpu"`` (Numba, CPU tensors only).
+
+    Raises:
+        ValueError: no such backend.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"no backend {name!r}; the backends are {', '.join(BACKENDS)}")
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def backend_name(device: torch.device) -> str:
+    """Name of the backend that executes on ``device`` now."""
+    return _forced.get() or ("cpu" if device.type == "cpu" else "reference")
+
+
+def backend_for(device: torch.device) -> Backend:
+    """The backend that executes on ``device`` now, imported at its first use.
+
+    Raises:
+        ValueError: the ``cpu`` backend was asked for by :func:`use_backend` and the tensor lives elsewhere.
+    """
+    name = backend_name(device)
+    if name == "cpu" and device.type != "cpu":
+        raise ValueError(
+            f"the cpu backend cannot work on a tensor on {device}; move it with .to('cpu') or leave use_backend"
+        )
+    return cast(Backend, importlib.import_module(f"sparseconv.backends.{name}"))

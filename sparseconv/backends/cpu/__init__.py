@@ -1,0 +1,27 @@
+"""CPU backend: serial Numba kernels over row ranges, run on one small thread pool."""
+
+from sparseconv.backends.cpu.conv import convolve, weight_gradient
+from sparseconv.backends.cpu.hash import build_index, is_sorted, query
+from sparseconv.backends.cpu.kernel_map import kernel_pairs, order_pairs
+from sparseconv.backends.cpu.pool import max_pool, max_pool_gradient, sum_pool
+from sparseconv.backends.cpu.sites import coarse_sites, fine_sites, unique_sites
+from sparseconv.backends.cpu.voxelize import place_points, rank_in_voxel, reduce_points
+
+__all__ = [
+    "build_index",
+    "coarse_sites",
+    "convolve",
+    "fine_sites",
+    "is_sorted",
+    "kernel_pairs",
+    "max_pool",
+    "max_pool_gradient",
+    "order_pairs",
+    "place_points",
+    "query",
+    "rank_in_voxel",
+    "reduce_points",
+    "sum_pool",
+    "unique_sites",
+    "weight_gradient",
+]

@@ -1,0 +1,262 @@
+"""Convolution and its weight gradient by fused gather-GEMM-scatter, in blocks of output rows.
+
+A thread owns whole blocks, a block takes the taps in order, and its sums live in a small scratch until they
+are written out once with the bias: no atomics, and the same order of summation on any number of threads.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparseconv.backends.cpu import depthwise
+from sparseconv.backends.cpu.bisect import first_at_least
+from sparseconv.backends.cpu.jit import kernel
+from sparseconv.backends.cpu.threads import run_ranges
+from sparseconv.backends.cpu.tile import KINDS, gather_tiles, outer_tiles
+
+# Output rows per block. With 128 channels the scratch is 256 KB, so that it stays in a second-level cache,
+# and a 3x3x3 tap of a LiDAR frame still has about 80 pairs, ten full tiles, in a block.
+_BLOCK = 512
+
+# Multiply-adds that are worth a thread of their own: about 50 us of arithmetic.
+_WORTH_A_THREAD = 4_000_000
+
+# Pairs per weight-gradient task at least, and tasks at most: the partial sums (one tap's weights each) are
+# bounded, and the cut depends on nothing but the map.
+_PAIRS_PER_TASK = 8192
+_MAX_TASKS = 256
+# Pairs taken at once through all channel tiles: their rows stay in the second-level cache meanwhile.
+_PAIRS_AT_ONCE = 256
+
+
+@functools.cache
+def column_plan(columns: int, itemsize: int) -> NDArray[np.int64]:
+    """Cut output channels into column kinds: rows of ``(first column, kind)``, then ``(end, -1)``.
+
+    ``end`` is the number of columns rounded up to what the kinds cover.
+    """
+    lanes = [max(1, width // itemsize) * vectors for vectors, width in KINDS]
+    plan: list[tuple[int, int]] = []
+    start = 0
+    while start < columns:
+        rest = columns - start
+        # The widest kind that is filled; where none is, the narrowest that covers the rest.
+        kind = max((k for k, width in enumerate(lanes) if width <= rest), default=0)
+        covering = min((k for k, width in enumerate(lanes) if width >= rest), default=kind)
+        if lanes[covering] - rest < lanes[kind] // 2:
+            kind = covering
+        plan.append((start, kind))
+        start += lanes[kind]
+    plan.append((start, -1))
+    return np.array(plan, np.int64)
+
+
+@kernel
+def _pack_weight(weight, groups, start, stop, packed):
+    """``[C_out, K, C_in / groups]`` to ``[K, groups, C_in / groups, columns]`` for taps ``start .. stop``."""
+    depth = weight.shape[2]
+    width = weight.shape[0] // groups
+    columns = packed.shape[3]
+    for tap in range(start, stop):
+        for g in range(groups):
+            for c in range(depth):
+                for o in range(width):
+                    packed[tap, g, c, o] = weight[g * width + o, tap, c]
+                for o in range(width, columns):
+                    packed[tap, g, c, o] = 0
+
+
+@kernel
+def _convolve(x, packed, plan, bias, in_rows, out_rows, tap_offsets, start, stop, out):
+    """Blocks ``start .. stop`` of output rows."""
+    taps, groups, depth, columns = packed.shape
+    n_out, c_out = out.shape
+    width = c_out // groups
+    item = x.itemsize
+    acc = np.empty((_BLOCK, columns), out.dtype)
+    position = np.empty(taps, np.int64)
+    for tap in range(taps):
+        position[tap] = first_at_least(out_rows, tap_offsets[tap], tap_offsets[tap + 1], start * _BLOCK)
+    stops = np.empty(taps, np.int64)
+    x_at = x.ctypes.data
+    in_at = in_rows.ctypes.data
+    out_at = out_rows.ctypes.data
+    weight_at = packed.ctypes.data
+    acc_at = acc.ctypes.data
+    for block in range(start, stop):
+        row0 = block * _BLOCK
+        row1 = min(n_out, row0 + _BLOCK)
+        for tap in range(taps):
+            # Output rows are distinct within a tap, so a block holds at most as many pairs as rows.
+            far = min(tap_offsets[tap + 1], position[tap] + (row1 - row0))
+            stops[tap] = first_at_least(out_rows, position[tap], far, row1)
+        for g in range(groups):
+            for r in range(row1 - row0):
+                for o in range(columns):
+                    acc[r, o] = 0
+            for tap in range(taps):
+                p = position[tap]
+                n = stops[tap] - p
+                if n == 0:
+                    continue
+                for part in range(plan.shape[0] - 1):
+                    first = plan[part, 0]
+                    gather_tiles(
+                        x,
+                        plan[part, 1],
+                        x_at + g * depth * item,
+                        x.strides[0],
+                        in_at + 4 * p,
+                        weight_at + ((tap * groups + g) * depth * columns + first) * item,
+                        columns * item,
+                        depth,
+                        acc_at + first * item,
+                        columns * item,
+                        out_at + 4 * p,
+                        row0,
+                        n,
+                    )
+            for r in range(row1 - row0):
+                for o in range(width):
+                    out[row0 + r, g * width + o] = acc[r, o] + bias[g * width + o]
+        position[:] = stops
+
+
+@kernel
+def _outer(x, grad, plan, groups, in_rows, out_rows, tasks, start, stop, partial):
+    """Partial weight gradients of the tasks ``start .. stop``; a task is ``(tap, first pair, last pair)``."""
+    _, _, depth, columns = partial.shape
+    width = grad.shape[1] // groups
+    item = x.itemsize
+    for task in range(start, stop):
+        partial[task] = 0
+        for at in range(tasks[task, 1], tasks[task, 2], _PAIRS_AT_ONCE):
+            n = min(tasks[task, 2] - at, _PAIRS_AT_ONCE)
+            for g in range(groups):
+                for part in range(plan.shape[0] - 1):
+                    first = plan[part, 0]
+                    outer_tiles(
+                        x,
+                        plan[part, 1],
+                        x.ctypes.data + g * depth * item,
+                        x.strides[0],
+                        in_rows.ctypes.data + 4 * at,
+                        grad.ctypes.data + (g * width + first) * item,
+                        grad.strides[0],
+                        out_rows.ctypes.data + 4 * at,
+                        n,
+                        partial.ctypes.data + (((task * groups + g) * depth) * columns + first) * item,
+                        columns * item,
+                        depth,
+                    )
+
+
+@kernel
+def _sum_tasks(partial, tasks, first_tasks, start, stop, out):
+    """Add the partial sums of taps ``start .. stop`` in order, into ``[C_out, K, C_in / groups]``."""
+    _, groups, depth, _ = partial.shape
+    width = out.shape[0] // groups
+    for tap in range(start, stop):
+        for g in range(groups):
+            for o in range(width):
+                for c in range(depth):
+                    total = partial.dtype.type(0)
+                    for task in range(first_tasks[tap], first_tasks[tap + 1]):
+                        total += partial[task, g, c, o]
+                    out[g * width + o, tap, c] = total
+
+
+def convolve(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    in_rows: Tensor,
+    out_rows: Tensor,
+    tap_offsets: Tensor,
+    n_out: int,
+    groups: int,
+) -> Tensor:
+    """See :meth:`sparseconv.backends.Backend.convolve`."""
+    x = features.detach().contiguous().numpy()
+    w = weight.detach().numpy()
+    c_out, taps, depth = w.shape
+    b = np.zeros(c_out, x.dtype) if bias is None else bias.detach().contiguous().numpy()
+    pairs, sources, offsets = out_rows.numpy(), in_rows.numpy(), tap_offsets.numpy()
+    out = np.empty((n_out, c_out), x.dtype)
+    if depth == 1 and groups > 1:
+        depthwise.convolve(x, w, b, sources, pairs, offsets, out)
+        return torch.from_numpy(out)
+    plan = column_plan(c_out // groups, x.itemsize)
+    packed = np.empty((taps, groups, depth, int(plan[-1, 0])), x.dtype)
+    run_ranges(
+        lambda start, stop: _pack_weight(w, groups, start, stop, packed),
+        taps,
+        1 + _WORTH_A_THREAD * taps // (16 * max(1, packed.size)),
+    )
+    blocks = -(-n_out // _BLOCK)
+    work = max(1, len(pairs) * depth * c_out)
+    run_ranges(
+        lambda start, stop: _convolve(x, packed, plan, b, sources, pairs, offsets, start, stop, out),
+        blocks,
+        1 + _WORTH_A_THREAD * blocks // work,
+    )
+    return torch.from_numpy(out)
+
+
+def _cut_tasks(offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Tasks ``(tap, first pair, last pair)`` and the first task of each tap."""
+    length = max(_PAIRS_PER_TASK, -(-int(offsets[-1]) // _MAX_TASKS))
+    tasks = []
+    first_tasks = [0]
+    for tap in range(len(offsets) - 1):
+        start, stop = int(offsets[tap]), int(offsets[tap + 1])
+        tasks += [(tap, at, min(stop, at + length)) for at in range(start, stop, length)]
+        first_tasks.append(len(tasks))
+    return np.array(tasks, np.int64).reshape(-1, 3), np.array(first_tasks, np.int64)
+
+
+def weight_gradient(
+    features: Tensor,
+    grad: Tensor,
+    in_rows: Tensor,
+    out_rows: Tensor,
+    tap_offsets: Tensor,
+    groups: int,
+) -> Tensor:
+    """See :meth:`sparseconv.backends.Backend.weight_gradient`."""
+    x = features.detach().contiguous().numpy()
+    g = grad.detach().contiguous().numpy()
+    offsets = tap_offsets.numpy()
+    taps, c_out, depth = len(offsets) - 1, g.shape[1], x.shape[1] // groups
+    out = np.empty((c_out, taps, depth), x.dtype)
+    sources, targets = in_rows.numpy(), out_rows.numpy()
+    tasks, first_tasks = _cut_tasks(offsets)
+    if depth == 1 and groups > 1:
+        depthwise.weight_gradient(x, g, sources, targets, tasks, first_tasks, out)
+        return torch.from_numpy(out)
+    plan = column_plan(c_out // groups, x.itemsize)
+    columns = int(plan[-1, 0])
+    overhang = columns - c_out // groups
+    if overhang:
+        # Whole vectors are read, so the last row's tail needs memory behind it.
+        padded = np.zeros(g.size + overhang, g.dtype)
+        padded[: g.size] = g.ravel()
+        g = np.lib.stride_tricks.as_strided(padded, g.shape, (c_out * g.itemsize, g.itemsize))
+    partial = np.empty((len(tasks), groups, depth, columns), x.dtype)
+    work = max(1, len(sources) * depth * c_out)
+    run_ranges(
+        lambda start, stop: _outer(x, g, plan, groups, sources, targets, tasks, start, stop, partial),
+        len(tasks),
+        1 + _WORTH_A_THREAD * len(tasks) // work,
+    )
+    run_ranges(
+        lambda start, stop: _sum_tasks(partial, tasks, first_tasks, start, stop, out),
+        taps,
+        1 + _WORTH_A_THREAD * taps // (4 * max(1, partial.size)),
+    )
+    return torch.from_numpy(out)

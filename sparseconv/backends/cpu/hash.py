@@ -1,0 +1,302 @@
+"""Index of a set of sites: sorted blocks of 64 cells along the last axis, and a hash table over them.
+
+A block is named by the key of its first cell divided by 64, and holds a 64-bit occupancy mask and the rank
+(place in lexicographic order) of its first site. The rank of any site is the block's rank plus the number of
+mask bits below its own, so one look-up answers for 64 cells.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparseconv.backends import DuplicateSiteError
+from sparseconv.backends.cpu.jit import kernel
+from sparseconv.backends.cpu.threads import run_ranges
+from sparseconv.backends.site_keys import SiteKeys
+
+_BLOCK = 64
+_SMALLEST_RANGE = 16384  # sites; packing one costs about 2 ns, waking a thread about 20 us
+_EMPTY = -1
+
+
+@kernel
+def popcount(word):
+    """Number of set bits of a uint64."""
+    word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@kernel
+def _bounds(indices, low, high):
+    rows, columns = indices.shape
+    for c in range(columns):
+        low[c] = indices[0, c]
+        high[c] = indices[0, c]
+    for r in range(rows):
+        for c in range(columns):
+            value = indices[r, c]
+            if value < low[c]:
+                low[c] = value
+            if value > high[c]:
+                high[c] = value
+
+
+@kernel
+def _pack(indices, low, strides, start, stop, keys):
+    columns = indices.shape[1]
+    for r in range(start, stop):
+        key = np.int64(0)
+        for c in range(columns):
+            key += (np.int64(indices[r, c]) - low[c]) * strides[c]
+        keys[r] = key
+
+
+@kernel
+def _first_unsorted(keys):
+    """First position whose key is not above its predecessor's; the length where all are."""
+    for r in range(1, keys.shape[0]):
+        if keys[r] <= keys[r - 1]:
+            return r
+    return keys.shape[0]
+
+
+@kernel
+def _count_runs(keys, shift):
+    runs = 0
+    previous = np.int64(-1)
+    for r in range(keys.shape[0]):
+        run = keys[r] >> shift
+        if run != previous:
+            runs += 1
+            previous = run
+    return runs
+
+
+@kernel
+def _fill_blocks(keys, block_keys, block_masks, block_ranks):
+    block = -1
+    previous = np.int64(-1)
+    for r in range(keys.shape[0]):
+        name = keys[r] >> 6
+        if name != previous:
+            block += 1
+            block_keys[block] = name
+            block_masks[block] = np.uint64(0)
+            block_ranks[block] = r
+            previous = name
+        block_masks[block] |= np.uint64(1) << np.uint64(keys[r] & 63)
+
+
+@kernel
+def _fill_lines(sites, line_starts):
+    """Starts of the runs of sites that differ in the last axis only; returns their number."""
+    rows, columns = sites.shape
+    lines = 0
+    for r in range(rows):
+        is_new = r == 0
+        for c in range(columns - 2, -1, -1):
+            if not is_new and sites[r, c] != sites[r - 1, c]:
+                is_new = True
+        if is_new:
+            line_starts[lines] = r
+            lines += 1
+    line_starts[lines] = rows
+    return lines
+
+
+@kernel
+def _slot(name, mask):
+    """Fibonacci hashing: the multiplier is 2**64 divided by the golden ratio."""
+    mixed = np.uint64(name) * np.uint64(0x9E3779B97F4A7C15)
+    return np.int64(mixed >> np.uint64(20)) & mask
+
+
+@kernel
+def _fill_table(block_keys, table_keys, table_blocks):
+    mask = np.int64(table_keys.shape[0] - 1)
+    for block in range(block_keys.shape[0]):
+        slot = _slot(block_keys[block], mask)
+        while table_keys[slot] != -1:
+            slot = (slot + 1) & mask
+        table_keys[slot] = block_keys[block]
+        table_blocks[slot] = block
+
+
+@kernel
+def _query(queries, start, stop, low, extent, strides, table_keys, table_blocks, block_masks, block_ranks, ranks):
+    mask = np.int64(table_keys.shape[0] - 1)
+    columns = queries.shape[1]
+    for q in range(start, stop):
+        key = np.int64(0)
+        inside = True
+        for c in range(columns):
+            distance = np.int64(queries[q, c]) - low[c]
+            if distance < 0 or distance >= extent[c]:
+                inside = False
+                break
+            key += distance * strides[c]
+        ranks[q] = -1
+        if not inside:
+            continue
+        name = key >> 6
+        slot = _slot(name, mask)
+        while table_keys[slot] != -1 and table_keys[slot] != name:
+            slot = (slot + 1) & mask
+        if table_keys[slot] == -1:
+            continue
+        block = table_blocks[slot]
+        bit = np.uint64(key & 63)
+        occupancy = block_masks[block]
+        if (occupancy >> bit) & np.uint64(1):
+            below = occupancy & ((np.uint64(1) << bit) - np.uint64(1))
+            ranks[q] = block_ranks[block] + popcount(below)
+
+
+@dataclass(frozen=True, eq=False)
+class SiteIndex:
+    """A set of distinct sites, sorted, with its blocks and lines.
+
+    Attributes:
+        keys: bounding box; the extent of the last axis is a multiple of 64.
+        sites: int32 ``[N, 1+D]`` in lexicographic order.
+        order: int32 ``[N]``, the caller's row of each sorted site; None where the rows came sorted.
+        block_keys: int64 ``[B]`` ascending, key of a block's first cell divided by 64.
+        block_masks: uint64 ``[B]`` occupancy.
+        block_ranks: int32 ``[B]`` rank of a block's first site.
+        line_starts: int32 ``[L+1]``, runs of sites that differ in the last axis only.
+    """
+
+    keys: SiteKeys
+    sites: NDArray[np.int32]
+    order: NDArray[np.int32] | None
+    block_keys: NDArray[np.int64]
+    block_masks: NDArray[np.uint64]
+    block_ranks: NDArray[np.int32]
+    line_starts: NDArray[np.int32]
+
+    @functools.cached_property
+    def table(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Open-addressing hash table over the blocks: block key (-1 empty) and block number by slot.
+
+        At most half full, so a probe run is short: 1.5 slots on average for a hit.
+        """
+        slots = 1 << max(4, (2 * len(self.block_keys) - 1).bit_length())
+        table_keys = np.full(slots, _EMPTY, np.int64)
+        table_blocks = np.empty(slots, np.int32)
+        _fill_table(self.block_keys, table_keys, table_blocks)
+        return table_keys, table_blocks
+
+
+def pack_sites(indices: NDArray[np.int32], last_multiple: int) -> tuple[SiteKeys, NDArray[np.int64]]:
+    """Bounding box and key of each row of ``indices [N, 1+D]``.
+
+    Raises:
+        ValueError: the sites cannot be packed into 63 bits.
+    """
+    rows, columns = indices.shape
+    low = np.zeros(columns, np.int64)
+    high = np.full(columns, -1, np.int64)
+    if rows:
+        _bounds(indices, low, high)
+    keys = SiteKeys.spanning(low.tolist(), high.tolist(), last_multiple)
+    packed = np.empty(rows, np.int64)
+    strides = np.array(keys.strides, np.int64)
+    run_ranges(lambda start, stop: _pack(indices, low, strides, start, stop, packed), rows, _SMALLEST_RANGE)
+    return keys, packed
+
+
+def argsort_keys(keys: NDArray[np.int64], key_range: int) -> NDArray[np.int64]:
+    """Stable order of non-negative keys below ``key_range``.
+
+    Where key and position fit one word together they are sorted as one, which numpy does with vector
+    instructions: 120,000 keys in 1.3 ms against 9 ms for its stable argsort.
+    """
+    count = len(keys)
+    shift = max(1, count - 1).bit_length()
+    if (key_range - 1).bit_length() + shift > 63:
+        return np.argsort(keys, kind="stable")
+    fused = (keys << shift) | np.arange(count, dtype=np.int64)
+    fused.sort()
+    fused &= (1 << shift) - 1
+    return fused
+
+
+def build_index(indices: Tensor) -> SiteIndex:
+    """See :meth:`sparseconv.backends.Backend.build_index`."""
+    rows = indices.detach().contiguous().numpy()
+    keys, packed = pack_sites(rows, _BLOCK)
+    order = None
+    sites = rows
+    if _first_unsorted(packed) < len(packed):
+        positions = argsort_keys(packed, keys.cells)
+        packed = packed[positions]
+        repeat = _first_unsorted(packed)
+        if repeat < len(packed):
+            first, second = sorted(positions[repeat - 1 : repeat + 1].tolist())
+            raise DuplicateSiteError(
+                f"indices hold the site {rows[second].tolist()} (batch first) more than once, in rows {first} "
+                f"and {second}: merge duplicate voxels first, for example with sparseconv.voxelize"
+            )
+        order = positions.astype(np.int32)
+        sites = rows[positions]
+    return index_of_sorted(keys, packed, sites, order)
+
+
+def index_of_sorted(
+    keys: SiteKeys,
+    packed: NDArray[np.int64],
+    sites: NDArray[np.int32],
+    order: NDArray[np.int32] | None,
+) -> SiteIndex:
+    """Index of sites whose packed keys ascend."""
+    blocks = _count_runs(packed, 6)
+    block_keys = np.empty(blocks, np.int64)
+    block_masks = np.empty(blocks, np.uint64)
+    block_ranks = np.empty(blocks, np.int32)
+    _fill_blocks(packed, block_keys, block_masks, block_ranks)
+    line_starts = np.empty(len(sites) + 1, np.int32)
+    lines = _fill_lines(sites, line_starts)
+    return SiteIndex(keys, sites, order, block_keys, block_masks, block_ranks, line_starts[: lines + 1].copy())
+
+
+def is_sorted(index: SiteIndex) -> bool:
+    """See :meth:`sparseconv.backends.Backend.is_sorted`."""
+    return index.order is None
+
+
+def query(index: SiteIndex, indices: Tensor) -> Tensor:
+    """See :meth:`sparseconv.backends.Backend.query`."""
+    queries = indices.detach().contiguous().numpy()
+    ranks = np.empty(len(queries), np.int64)
+    table_keys, table_blocks = index.table
+    low, extent, strides = (
+        np.array(values, np.int64) for values in (index.keys.low, index.keys.extent, index.keys.strides)
+    )
+    run_ranges(
+        lambda start, stop: _query(
+            queries,
+            start,
+            stop,
+            low,
+            extent,
+            strides,
+            table_keys,
+            table_blocks,
+            index.block_masks,
+            index.block_ranks,
+            ranks,
+        ),
+        len(queries),
+        _SMALLEST_RANGE,
+    )
+    if index.order is not None and len(index.order):
+        ranks = np.where(ranks < 0, ranks, index.order[ranks])
+    return torch.from_numpy(ranks)

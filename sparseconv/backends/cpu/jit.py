@@ -1,0 +1,115 @@
+"""The one decorator for CPU kernels, and the on-disk cache of their machine code.
+
+Kernels are serial, release the GIL and are compiled at their first call. The compiled code is kept on
+disk, so that the next process starts without compiling:
+
+* one file for each compiled signature, written under a temporary name and renamed, so that two
+  processes that fill the cache at once cannot mix their entries;
+* the folder's name holds a digest of every source file of this backend, so that an edit anywhere in it
+  starts an empty folder (Numba's own cache looks only at the file of the kernel itself);
+* a folder that cannot be written or an entry that cannot be read costs a compilation, never an error.
+
+The folder is ``$SPARSECONV_CACHE_DIR``, or ``~/.cache/sparseconv`` where that is not set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.caching import CompileResultCacheImpl, _Cache
+
+
+@functools.cache
+def _sources_digest() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def cache_directory() -> Path:
+    """Folder that holds the compiled kernels of exactly these sources and this Numba."""
+    base = os.environ.get("SPARSECONV_CACHE_DIR")
+    root = Path(base) if base else Path.home() / ".cache" / "sparseconv"
+    return root / f"numba-{numba.__version__}-{_sources_digest()}"
+
+
+class _KernelCache(_Cache):
+    """One file for each compiled signature of one kernel."""
+
+    def __init__(self, py_func: Callable[..., Any]) -> None:
+        self._name = f"{py_func.__module__.rsplit('.', 1)[-1]}.{py_func.__qualname__}"
+        self._code = hashlib.sha256(py_func.__code__.co_code).hexdigest()
+        self._directory = cache_directory()
+        # Reused for what it knows of serialising a compile result, never for its file locations.
+        self._impl = object.__new__(CompileResultCacheImpl)
+        self._enabled = True
+
+    @property
+    def cache_path(self) -> str:
+        return str(self._directory)
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def flush(self) -> None:
+        for path in self._directory.glob(f"{self._name}.*.nbc"):
+            path.unlink(missing_ok=True)
+
+    def _path(self, sig: Any, codegen: Any) -> Path:
+        key = repr((sig, codegen.magic_tuple(), self._code))
+        return self._directory / f"{self._name}.{hashlib.sha256(key.encode()).hexdigest()[:32]}.nbc"
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        if not self._enabled:
+            return None
+        target_context.refresh()
+        try:
+            payload = self._path(sig, target_context.codegen()).read_bytes()
+            return self._impl.rebuild(target_context, pickle.loads(payload))
+        except Exception:
+            # Absent, half of another version, or damaged: the kernel is compiled again.
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        if not self._enabled or not self._impl.check_cachable(data):
+            return
+        path = self._path(sig, data.codegen)
+        temporary = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            payload = pickle.dumps(self._impl.reduce(data), protocol=pickle.HIGHEST_PROTOCOL)
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+                temporary = Path(file.name)
+                file.write(payload)
+            temporary.replace(path)
+        except OSError:
+            # A read-only home or a full disk: this process keeps its compiled kernel in memory.
+            if temporary is not None:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a kernel at its first call: serial, GIL released, cached on disk.
+
+    Kernels and what they call stand in this backend's folder, so that the digest covers them.
+    """
+    dispatcher = numba.njit(nogil=True, boundscheck=None, error_model="numpy")(function)
+    if not numba.config.DISABLE_JIT:
+        dispatcher._cache = _KernelCache(function)
+    return dispatcher

@@ -1,0 +1,229 @@
+"""Output sites of strided and transposed convolutions, and distinct sites: emit keys, sort once, unpack."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparseconv.backends.cpu.hash import (
+    SiteIndex,
+    argsort_keys,
+    pack_sites,
+)
+from sparseconv.backends.cpu.jit import kernel
+from sparseconv.backends.cpu.threads import run_ranges
+from sparseconv.backends.site_keys import SiteKeys, coarse_box, fine_box
+from sparseconv.geometry import ConvGeometry
+
+# Keys that one range may emit before they are sorted and made distinct: bounds the extra memory of a kernel
+# that reaches many sites (27 from each) to 8 MB a thread whatever the number of sites.
+_EMITTED_AT_ONCE = 1 << 20
+
+
+@kernel
+def _emit_coarse(sites, start, stop, kernel_size, stride, padding, dilation, low, extent, strides, keys):
+    """Keys of all coarse sites that the fine sites ``start .. stop`` reach; returns how many."""
+    ndim = kernel_size.shape[0]
+    steps = np.zeros(ndim, np.int64)
+    # Per axis: the distances (from low) of the coarse coordinates that one fine coordinate reaches.
+    most = np.int64(1)
+    for a in range(ndim):
+        most = max(most, kernel_size[a])
+    reach = np.empty((ndim, most), np.int64)
+    reached = np.zeros(ndim, np.int64)
+    count = 0
+    for r in range(start, stop):
+        is_empty = False
+        for a in range(ndim):
+            n = 0
+            for t in range(kernel_size[a]):
+                scaled = np.int64(sites[r, a + 1]) + padding[a] - dilation[a] * t
+                if scaled % stride[a] == 0:
+                    distance = scaled // stride[a] - low[a + 1]
+                    if 0 <= distance < extent[a + 1]:
+                        reach[a, n] = distance * strides[a + 1]
+                        n += 1
+            reached[a] = n
+            if n == 0:
+                is_empty = True
+        if is_empty:
+            continue
+        batch_key = (np.int64(sites[r, 0]) - low[0]) * strides[0]
+        steps[:] = 0
+        while True:
+            key = batch_key
+            for a in range(ndim):
+                key += reach[a, steps[a]]
+            keys[count] = key
+            count += 1
+            axis = ndim - 1
+            while axis >= 0:
+                steps[axis] += 1
+                if steps[axis] < reached[axis]:
+                    break
+                steps[axis] = 0
+                axis -= 1
+            if axis < 0:
+                break
+    return count
+
+
+@kernel
+def _emit_fine(sites, start, stop, offsets, stride, low, extent, strides, keys):
+    """Keys of all fine sites that the coarse sites ``start .. stop`` reach; returns how many."""
+    taps, ndim = offsets.shape
+    count = 0
+    for r in range(start, stop):
+        for tap in range(taps):
+            key = (np.int64(sites[r, 0]) - low[0]) * strides[0]
+            inside = True
+            for a in range(ndim):
+                distance = np.int64(sites[r, a + 1]) * stride[a] + offsets[tap, a] - low[a + 1]
+                if distance < 0 or distance >= extent[a + 1]:
+                    inside = False
+                    break
+                key += distance * strides[a + 1]
+            if inside:
+                keys[count] = key
+                count += 1
+    return count
+
+
+@kernel
+def _drop_repeats(keys):
+    """Move the distinct keys of a sorted array to its front; returns how many."""
+    count = 0
+    for i in range(keys.shape[0]):
+        if i == 0 or keys[i] != keys[i - 1]:
+            keys[count] = keys[i]
+            count += 1
+    return count
+
+
+@kernel
+def _unpack(keys, start, stop, low, strides, sites):
+    columns = sites.shape[1]
+    for r in range(start, stop):
+        rest = keys[r]
+        for c in range(columns):
+            step = rest // strides[c]
+            rest -= step * strides[c]
+            sites[r, c] = step + low[c]
+
+
+@kernel
+def _number_runs(keys, order, rows, firsts):
+    """Number the runs of equal keys; ``rows[order[i]]`` gets the run of the i-th key. Returns their number."""
+    run = -1
+    for i in range(keys.shape[0]):
+        if i == 0 or keys[i] != keys[i - 1]:
+            run += 1
+            firsts[run] = i
+        rows[order[i]] = run
+    return run + 1
+
+
+def _distinct_sorted(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    keys.sort()
+    return keys[: _drop_repeats(keys)].copy()
+
+
+def _sites_of(keys: SiteKeys, packed: NDArray[np.int64]) -> Tensor:
+    """Unpack ascending keys into int32 ``[M, 1+D]``."""
+    sites = np.empty((len(packed), len(keys.low)), np.int32)
+    low, strides = np.array(keys.low, np.int64), np.array(keys.strides, np.int64)
+    run_ranges(lambda start, stop: _unpack(packed, start, stop, low, strides, sites), len(packed), 16384)
+    return torch.from_numpy(sites)
+
+
+def _distinct_in_chunks(
+    emit: Callable[[int, int, NDArray[np.int64]], int], rows: int, per_site: int
+) -> NDArray[np.int64]:
+    """Distinct keys that ``emit(start, stop, buffer)`` writes for all rows, ascending."""
+    chunk = max(1, min(rows, _EMITTED_AT_ONCE // per_site))
+    chunks = -(-rows // chunk)
+    found: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * chunks
+
+    def work(first: int, stop: int) -> None:
+        buffer = np.empty(chunk * per_site, np.int64)
+        for number in range(first, stop):
+            count = emit(number * chunk, min(rows, (number + 1) * chunk), buffer)
+            found[number] = _distinct_sorted(buffer[:count])
+
+    run_ranges(work, chunks, 1)
+    return found[0] if chunks == 1 else _distinct_sorted(np.concatenate(found))
+
+
+def _no_sites(columns: int) -> Tensor:
+    return torch.empty((0, columns), dtype=torch.int32)
+
+
+def coarse_sites(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] | None) -> Tensor:
+    """See :meth:`sparseconv.backends.Backend.coarse_sites`."""
+    rows, columns = index.sites.shape
+    box = coarse_box(index.keys, geometry, shape) if rows else None
+    if box is None:
+        return _no_sites(columns)
+    per_site = 1
+    for k, s, d in zip(geometry.kernel_size, geometry.stride, geometry.dilation, strict=True):
+        # d * t takes the same value modulo s every s / gcd(s, d) taps.
+        per_site *= -(-k // (s // math.gcd(s, d)))
+    constants = [
+        np.array(values, np.int64)
+        for values in (
+            geometry.kernel_size,
+            geometry.stride,
+            geometry.padding,
+            geometry.dilation,
+            box.low,
+            box.extent,
+            box.strides,
+        )
+    ]
+    keys = _distinct_in_chunks(
+        lambda start, stop, buffer: _emit_coarse(index.sites, start, stop, *constants, buffer),
+        rows,
+        per_site,
+    )
+    return _sites_of(box, keys)
+
+
+def fine_sites(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] | None) -> Tensor:
+    """See :meth:`sparseconv.backends.Backend.fine_sites`."""
+    rows, columns = index.sites.shape
+    box = fine_box(index.keys, geometry, shape) if rows else None
+    if box is None:
+        return _no_sites(columns)
+    constants = [
+        np.array(values, np.int64)
+        for values in (
+            geometry.offsets(),
+            geometry.stride,
+            box.low,
+            box.extent,
+            box.strides,
+        )
+    ]
+    keys = _distinct_in_chunks(
+        lambda start, stop, buffer: _emit_fine(index.sites, start, stop, *constants, buffer),
+        rows,
+        geometry.volume,
+    )
+    return _sites_of(box, keys)
+
+
+def unique_sites(indices: Tensor) -> tuple[Tensor, Tensor]:
+    """See :meth:`sparseconv.backends.Backend.unique_sites`."""
+    sites = indices.detach().contiguous().numpy()
+    box, packed = pack_sites(sites, 1)
+    order = argsort_keys(packed, box.cells)
+    packed = packed[order]
+    rows = np.empty(len(sites), np.int64)
+    firsts = np.empty(len(sites), np.int64)
+    runs = _number_runs(packed, order, rows, firsts)
+    return _sites_of(box, packed[firsts[:runs]]), torch.from_numpy(rows)

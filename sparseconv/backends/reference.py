@@ -1,0 +1,231 @@
+"""Reference backend: plain torch, short, no cleverness. Runs on every device; see ``Backend`` for each function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparseconv.backends import DuplicateSiteError
+from sparseconv.backends.site_keys import SiteKeys, coarse_box, fine_box
+from sparseconv.geometry import ConvGeometry
+
+
+@dataclass(frozen=True, eq=False)
+class SiteIndex:
+    """Sites ``[N, 1+D]`` in the caller's order, their sorted keys, and the row of each sorted key."""
+
+    sites: Tensor
+    keys: SiteKeys
+    sorted_keys: Tensor
+    order: Tensor
+
+
+def _spanning(sites: Tensor) -> SiteKeys:
+    if len(sites) == 0:
+        return SiteKeys.spanning([0] * sites.shape[1], [-1] * sites.shape[1])
+    return SiteKeys.spanning(sites.amin(0).tolist(), sites.amax(0).tolist())
+
+
+def _pack(sites: Tensor, keys: SiteKeys) -> Tensor:
+    """Key of each site inside the box, -1 outside it."""
+    distance = sites.long() - sites.new_tensor(keys.low, dtype=torch.int64)
+    extent = distance.new_tensor(keys.extent)
+    inside = ((distance >= 0) & (distance < extent)).all(1)
+    return torch.where(inside, (distance * distance.new_tensor(keys.strides)).sum(1), -1)
+
+
+def _unpack(packed: Tensor, keys: SiteKeys) -> Tensor:
+    columns = [
+        packed // stride % extent + low
+        for low, extent, stride in zip(keys.low, keys.extent, keys.strides, strict=True)
+    ]
+    return torch.stack(columns, 1).int()
+
+
+def build_index(indices: Tensor) -> SiteIndex:
+    keys = _spanning(indices)
+    sorted_keys, order = torch.sort(_pack(indices, keys), stable=True)
+    repeats = torch.nonzero(sorted_keys[1:] == sorted_keys[:-1])
+    if len(repeats):
+        first, second = sorted(order[repeats[0, 0] : repeats[0, 0] + 2].tolist())
+        raise DuplicateSiteError(
+            f"indices hold the site {indices[second].tolist()} (batch first) more than once, in rows {first} "
+            f"and {second}: merge duplicate voxels first, for example with sparseconv.voxelize"
+        )
+    return SiteIndex(indices, keys, sorted_keys, order)
+
+
+def is_sorted(index: SiteIndex) -> bool:
+    return bool((index.order[1:] > index.order[:-1]).all())
+
+
+def query(index: SiteIndex, indices: Tensor) -> Tensor:
+    if len(index.sorted_keys) == 0:
+        return torch.full((len(indices),), -1, dtype=torch.int64, device=indices.device)
+    packed = _pack(indices, index.keys)
+    place = torch.searchsorted(index.sorted_keys, packed).clamp_(max=len(index.sorted_keys) - 1)
+    found = (index.sorted_keys[place] == packed) & (packed >= 0)
+    return torch.where(found, index.order[place], -1)
+
+
+def kernel_pairs(fine: SiteIndex, coarse: SiteIndex, geometry: ConvGeometry) -> tuple[Tensor, Tensor, Tensor]:
+    corner = coarse.sites.long() * coarse.sites.new_tensor([1, *geometry.stride])
+    fine_rows, coarse_rows, counts = [], [], [0]
+    for offset in geometry.offsets():
+        rows = query(fine, corner + corner.new_tensor([0, *offset]))
+        hits = torch.nonzero(rows >= 0)[:, 0]
+        fine_rows.append(rows[hits])
+        coarse_rows.append(hits)
+        counts.append(len(hits))
+    tap_offsets = torch.tensor(counts, dtype=torch.int64).cumsum(0)
+    return torch.cat(fine_rows).int(), torch.cat(coarse_rows).int(), tap_offsets
+
+
+def order_pairs(in_rows: Tensor, out_rows: Tensor, tap_offsets: Tensor) -> tuple[Tensor, Tensor]:
+    taps = torch.arange(len(tap_offsets) - 1).repeat_interleave(tap_offsets.diff())
+    key = (taps.to(out_rows.device) << 32) | out_rows.long()
+    order = torch.argsort(key)
+    return in_rows[order], out_rows[order]
+
+
+def _distinct(sites: Tensor, box: SiteKeys) -> Tensor:
+    packed = _pack(sites, box)
+    return _unpack(torch.unique(packed[packed >= 0]), box)
+
+
+def coarse_sites(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] | None) -> Tensor:
+    box = coarse_box(index.keys, geometry, shape) if len(index.sites) else None
+    if box is None:
+        return index.sites.new_empty((0, index.sites.shape[1]))
+    stride = index.sites.new_tensor([1, *geometry.stride], dtype=torch.int64)
+    reached = []
+    for offset in geometry.offsets():
+        scaled = index.sites.long() - stride.new_tensor([0, *offset])
+        scaled = scaled[(scaled % stride == 0).all(1)]
+        reached.append(torch.div(scaled, stride, rounding_mode="floor"))
+    return _distinct(torch.cat(reached), box)
+
+
+def fine_sites(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] | None) -> Tensor:
+    box = fine_box(index.keys, geometry, shape) if len(index.sites) else None
+    if box is None:
+        return index.sites.new_empty((0, index.sites.shape[1]))
+    corner = index.sites.long() * index.sites.new_tensor([1, *geometry.stride])
+    reached = [corner + corner.new_tensor([0, *offset]) for offset in geometry.offsets()]
+    return _distinct(torch.cat(reached), box)
+
+
+def unique_sites(indices: Tensor) -> tuple[Tensor, Tensor]:
+    box = _spanning(indices)
+    packed, rows = torch.unique(_pack(indices, box), return_inverse=True)
+    return _unpack(packed, box), rows
+
+
+def _taps(in_rows: Tensor, out_rows: Tensor, tap_offsets: Tensor) -> list[tuple[Tensor, Tensor]]:
+    sizes = tap_offsets.diff().tolist()
+    return list(zip(in_rows.long().split(sizes), out_rows.long().split(sizes), strict=True))
+
+
+def convolve(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    in_rows: Tensor,
+    out_rows: Tensor,
+    tap_offsets: Tensor,
+    n_out: int,
+    groups: int,
+) -> Tensor:
+    c_out = weight.shape[0]
+    out = features.new_zeros((n_out, c_out))
+    x = features.reshape(len(features), groups, -1)
+    w = weight.reshape(groups, c_out // groups, *weight.shape[1:])
+    for tap, (i, o) in enumerate(_taps(in_rows, out_rows, tap_offsets)):
+        product = torch.einsum("pgc,goc->pgo", x[i], w[:, :, tap])
+        out.index_add_(0, o, product.reshape(len(i), c_out))
+    return out if bias is None else out + bias
+
+
+def weight_gradient(
+    features: Tensor,
+    grad: Tensor,
+    in_rows: Tensor,
+    out_rows: Tensor,
+    tap_offsets: Tensor,
+    groups: int,
+) -> Tensor:
+    x = features.reshape(len(features), groups, features.shape[1] // groups)
+    g = grad.reshape(len(grad), groups, grad.shape[1] // groups)
+    taps = [torch.einsum("pgo,pgc->goc", g[o], x[i]) for i, o in _taps(in_rows, out_rows, tap_offsets)]
+    return torch.stack(taps, 2).reshape(grad.shape[1], len(taps), x.shape[2])
+
+
+def max_pool(
+    features: Tensor, in_rows: Tensor, out_rows: Tensor, tap_offsets: Tensor, n_out: int
+) -> tuple[Tensor, Tensor]:
+    out = features.new_zeros((n_out, features.shape[1]))
+    argmax = torch.full(out.shape, -1, dtype=torch.int32, device=out.device)
+    for i, o in _taps(in_rows, out_rows, tap_offsets):
+        value, best = features[i], out[o]
+        wins = (argmax[o] < 0) | (value > best) | (value.isnan() & ~best.isnan())
+        out[o] = torch.where(wins, value, best)
+        argmax[o] = torch.where(wins, i[:, None].int(), argmax[o])
+    return out, argmax
+
+
+def max_pool_gradient(grad: Tensor, argmax: Tensor, n_in: int) -> Tensor:
+    out = grad.new_zeros((n_in, grad.shape[1]))
+    reached = torch.where(argmax >= 0, grad, 0)
+    return out.scatter_add_(0, argmax.long().clamp(min=0), reached) if n_in else out
+
+
+def sum_pool(features: Tensor, in_rows: Tensor, out_rows: Tensor, tap_offsets: Tensor, n_out: int) -> Tensor:
+    out = features.new_zeros((n_out, features.shape[1]))
+    for i, o in _taps(in_rows, out_rows, tap_offsets):
+        out.index_add_(0, o, features[i])
+    return out
+
+
+def place_points(points: Tensor, low: Tensor, size: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+    xyz = points[:, : len(low)]
+    finite = xyz.isfinite().all(1)
+    cells = torch.floor((xyz - low) / size)
+    inside = (cells.abs() <= 2147483520.0).all(1)
+    cells = torch.where((finite & inside)[:, None], cells, 0).int()
+    if grid is not None:
+        inside &= ((cells >= 0) & (cells < grid)).all(1)
+    status = torch.where(finite, (~inside).to(torch.uint8), 2)
+    return cells, status.to(torch.uint8)
+
+
+def reduce_points(values: Tensor, rows: Tensor, n_rows: int, reduce: str) -> tuple[Tensor, Tensor]:
+    kept = rows >= 0
+    rows, values = rows[kept], values[kept]
+    counts = torch.bincount(rows, minlength=n_rows).int()
+    out = values.new_zeros((n_rows, values.shape[1]))
+    if reduce == "first":
+        return values[first_points(rows, n_rows)], counts
+    if reduce == "max":
+        index = rows[:, None].expand_as(values)
+        return out.scatter_reduce_(0, index, values, "amax", include_self=False), counts
+    out.index_add_(0, rows, values)
+    return (out / counts[:, None] if reduce == "mean" else out), counts
+
+
+def first_points(rows: Tensor, n_rows: int) -> Tensor:
+    """Position of the first point of each voxel row, every row having at least one: int64 ``[n_rows]``."""
+    positions = torch.arange(len(rows), device=rows.device)
+    first = torch.full((n_rows,), len(rows), device=rows.device)
+    return first.scatter_reduce_(0, rows, positions, "amin")
+
+
+def rank_in_voxel(rows: Tensor, n_rows: int) -> Tensor:
+    ranks = torch.full_like(rows, -1)
+    kept = torch.nonzero(rows >= 0)[:, 0]
+    ordered, order = torch.sort(rows[kept], stable=True)
+    starts = torch.searchsorted(ordered, ordered)
+    ranks[kept[order]] = torch.arange(len(kept), device=rows.device) - starts
+    return ranks

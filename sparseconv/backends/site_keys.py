@@ -1,0 +1,122 @@
+"""Lossless 64-bit keys of sites.
+
+A site ``(batch, axis 0, .., axis D-1)`` becomes its row-major number inside the bounding box of its set:
+keys order as the sites do, and two sites never share one. The box is that of the *occupied* sites, so an
+unbounded grid, or one far larger than 2**63 cells, is fine as long as what is occupied fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sparseconv.geometry import ConvGeometry
+
+KEY_BITS = 63  # the sign bit stays free: -1 means "no key"
+
+
+@dataclass(frozen=True)
+class SiteKeys:
+    """Bounding box of a set of sites and the row-major strides inside it.
+
+    Attributes:
+        low: smallest coordinate of each column.
+        high: largest coordinate of each column, below ``low`` for an empty set.
+        extent: number of values of each column, at least 1.
+        strides: what one step along each column adds to the key.
+    """
+
+    low: tuple[int, ...]
+    high: tuple[int, ...]
+    extent: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def spanning(cls, low: Sequence[int], high: Sequence[int], last_multiple: int = 1) -> SiteKeys:
+        """Keys of the sites from ``low`` to ``high`` (inclusive).
+
+        Args:
+            low: smallest coordinate of each column, batch first.
+            high: largest coordinate of each column; may lie below ``low`` for an empty set.
+            last_multiple: round the last axis' extent up to a multiple of this.
+
+        Raises:
+            ValueError: the box holds 2**63 cells or more.
+        """
+        extent = [max(1, int(h) - int(l) + 1) for l, h in zip(low, high, strict=True)]
+        extent[-1] = -(-extent[-1] // last_multiple) * last_multiple
+        strides = [1] * len(extent)
+        for column in range(len(extent) - 2, -1, -1):
+            strides[column] = strides[column + 1] * extent[column + 1]
+        cells = strides[0] * extent[0]
+        if cells >= 1 << KEY_BITS:
+            raise ValueError(
+                f"the occupied sites span a box of {' x '.join(map(str, extent))} cells (batch first), about "
+                f"2^{cells.bit_length() - 1}; a site's key has {KEY_BITS} bits, so the box must stay below "
+                f"2^{KEY_BITS} cells. Remove stray far-away sites, use larger voxels, or split the batch."
+            )
+        return cls(
+            tuple(int(l) for l in low),
+            tuple(int(h) for h in high),
+            tuple(extent),
+            tuple(strides),
+        )
+
+    @property
+    def cells(self) -> int:
+        """Number of cells in the box: every key is below it."""
+        return self.strides[0] * self.extent[0]
+
+
+def _box(low: list[int], high: list[int]) -> SiteKeys | None:
+    if any(l > h for l, h in zip(low, high, strict=True)):
+        return None
+    if min(low) < -(1 << 31) or max(high) >= 1 << 31:
+        raise ValueError(
+            f"the output sites would span {low} .. {high} (batch first), beyond the int32 coordinates "
+            "-2^31 .. 2^31-1. Shift the sites towards 0 or use larger voxels."
+        )
+    return SiteKeys.spanning(low, high)
+
+
+def coarse_box(keys: SiteKeys, geometry: ConvGeometry, shape: Sequence[int] | None) -> SiteKeys | None:
+    """Box of the coarse sites that fine sites inside ``keys`` can reach; None where there is none.
+
+    Args:
+        keys: box of the fine sites.
+        geometry: the relation.
+        shape: the coarse grid, or None where it is unbounded.
+
+    Raises:
+        ValueError: the box cannot be packed or leaves int32.
+    """
+    low, high = [keys.low[0]], [keys.high[0]]
+    for a in range(geometry.ndim):
+        k, s, p, d = (
+            geometry.kernel_size[a],
+            geometry.stride[a],
+            geometry.padding[a],
+            geometry.dilation[a],
+        )
+        low.append(-(-(keys.low[a + 1] + p - d * (k - 1)) // s))
+        high.append((keys.high[a + 1] + p) // s)
+        if shape is not None:
+            low[-1], high[-1] = max(low[-1], 0), min(high[-1], shape[a] - 1)
+    return _box(low, high)
+
+
+def fine_box(keys: SiteKeys, geometry: ConvGeometry, shape: Sequence[int] | None) -> SiteKeys | None:
+    """Box of the fine sites that coarse sites inside ``keys`` can reach; see :func:`coarse_box`."""
+    low, high = [keys.low[0]], [keys.high[0]]
+    for a in range(geometry.ndim):
+        k, s, p, d = (
+            geometry.kernel_size[a],
+            geometry.stride[a],
+            geometry.padding[a],
+            geometry.dilation[a],
+        )
+        low.append(s * keys.low[a + 1] - p)
+        high.append(s * keys.high[a + 1] - p + d * (k - 1))
+        if shape is not None:
+            low[-1], high[-1] = max(low[-1], 0), min(high[-1], shape[a] - 1)
+    return _box(low, high)

@@ -1,0 +1,330 @@
+"""A set of sites, its index, and the kernel maps that were built on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from sparseconv.backends import backend_for, backend_name
+from sparseconv.geometry import MAX_DIMENSIONS, ConvGeometry, per_axis
+from sparseconv.kernel_map import KernelMap
+
+_MAX_COORDINATE = (1 << 31) - 1
+
+
+def as_spatial_shape(value: Any, ndim: int) -> tuple[int, ...] | None:
+    """Grid size from a list, tuple, ndarray or tensor, or None for an unbounded grid.
+
+    Raises:
+        TypeError: an entry is not an integer.
+        ValueError: the length is not ``ndim`` or an entry is not in 1 .. 2**31-1.
+    """
+    if value is None:
+        return None
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"spatial_shape must be {ndim} integers, or None for an unbounded grid, got {value!r}")
+    return per_axis(value, ndim, "spatial_shape", minimum=1, maximum=_MAX_COORDINATE)
+
+
+def _check_form(indices: Tensor) -> int:
+    """Check type and shape of indices; returns the number of spatial axes."""
+    if not isinstance(indices, Tensor):
+        raise TypeError(
+            f"indices must be a torch.Tensor, got {type(indices).__name__}: use torch.from_numpy or torch.tensor"
+        )
+    if indices.dim() != 2 or not 2 <= indices.shape[1] <= 1 + MAX_DIMENSIONS:
+        raise ValueError(
+            f"indices must have shape [N, 1+D] with D = 1 .. {MAX_DIMENSIONS}, batch index first, got "
+            f"{list(indices.shape)}"
+        )
+    return indices.shape[1] - 1
+
+
+def as_int32(indices: Tensor) -> Tensor:
+    """The indices as contiguous int32, from int32 or from int64 whose values fit.
+
+    Raises:
+        TypeError: another type.
+        ValueError: an int64 value does not fit int32.
+    """
+    if indices.dtype == torch.int64:
+        if len(indices) and int(indices.abs().max()) > _MAX_COORDINATE:
+            raise ValueError(
+                f"indices reach {int(indices.abs().max())}, beyond the int32 range of a coordinate: shift the "
+                "sites towards 0 or use larger voxels"
+            )
+        return indices.int().contiguous()
+    if indices.dtype != torch.int32:
+        raise TypeError(
+            f"indices must be int32 (or int64), got {indices.dtype}: floor them to voxel coordinates first, "
+            "for example with sparseconv.voxelize"
+        )
+    return indices.contiguous()
+
+
+def _version(tensor: Tensor) -> int | None:
+    """Counter of in-place changes; tensors made in inference mode keep none."""
+    return None if tensor.is_inference() else tensor._version
+
+
+class Coordinates:
+    """Distinct sites ``[N, 1+D]``, batch first, with the grid and the batch size that they live in.
+
+    Owns its index and the memo of what was built on it, keyed by the whole geometry:
+    two layers of equal geometry share a map without being told to, and the memo dies with its owner. Changing
+    ``indices`` in place drops both.
+
+    Args:
+        indices: int32 (or int64) ``[N, 1+D]``, D = 1..4: batch index, then the axes in the order of
+            ``spatial_shape``. Rows may come in any order and keep it.
+        spatial_shape: grid size of each axis, or None for an unbounded grid, negative coordinates included.
+        batch_size: number of samples; None takes the largest batch index plus one.
+
+    Raises:
+        TypeError, ValueError: what came, what was expected, what to do.
+        DuplicateSiteError: a site occurs twice.
+    """
+
+    def __init__(
+        self,
+        indices: Tensor,
+        spatial_shape: Sequence[int] | Tensor | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        ndim = _check_form(indices)
+        self._indices = as_int32(indices)
+        self._shape = as_spatial_shape(spatial_shape, ndim)
+        if batch_size is None:
+            batch_size = int(self._indices[:, 0].max()) + 1 if len(self._indices) else 1
+        (self._batch_size,) = per_axis(batch_size, 1, "batch_size", minimum=1, maximum=_MAX_COORDINATE)
+        self._forget()
+        self._check_range()
+        self.index()
+
+    @classmethod
+    def _trusted(cls, indices: Tensor, shape: tuple[int, ...] | None, batch_size: int) -> Coordinates:
+        """Wrap sites that the engine itself made: distinct, sorted and in range."""
+        self = object.__new__(cls)
+        self._indices, self._shape, self._batch_size = indices, shape, batch_size
+        self._forget()
+        return self
+
+    def _forget(self) -> None:
+        self._seen_version = _version(self._indices)
+        self._indexes: dict[str, Any] = {}
+        self._memo: dict[tuple[Any, ...], tuple[Coordinates, KernelMap]] = {}
+        # Weak keys: a map onto given sites (these ones included) must not keep them alive.
+        self._maps_onto: WeakKeyDictionary[Coordinates, dict[ConvGeometry, KernelMap]] = WeakKeyDictionary()
+
+    def _check_range(self) -> None:
+        if len(self._indices) == 0:
+            return
+        low, high = torch.aminmax(self._indices, dim=0)
+        limits = [self._batch_size, *(self._shape or ())]
+        for column, limit in enumerate(limits):
+            if low[column] < 0 or high[column] >= limit:
+                is_bad = (self._indices[:, column] < 0) | (self._indices[:, column] >= limit)
+                row = int(torch.nonzero(is_bad)[0, 0])
+                name = "the batch index" if column == 0 else f"axis {column - 1}"
+                bound = "batch_size" if column == 0 else "spatial_shape"
+                raise ValueError(
+                    f"indices leave the grid: row {row} is {self._indices[row].tolist()} (batch first), but "
+                    f"{name} must lie in 0 .. {limit - 1} ({bound}), and it spans {int(low[column])} .. "
+                    f"{int(high[column])}. Drop such rows, enlarge {bound}"
+                    + ("." if column == 0 else ", or pass spatial_shape=None for an unbounded grid.")
+                )
+
+    def _refresh(self) -> None:
+        """Check again and drop everything that was built, where the indices were changed in place."""
+        if self._seen_version is not None and _version(self._indices) != self._seen_version:
+            self._forget()
+            self._check_range()
+
+    @property
+    def indices(self) -> Tensor:
+        """Sites, int32 ``[N, 1+D]``, batch first."""
+        return self._indices
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...] | None:
+        """Grid size of each axis; None where the grid is unbounded."""
+        return self._shape
+
+    @property
+    def batch_size(self) -> int:
+        """Number of samples."""
+        return self._batch_size
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+        return self._indices.shape[1] - 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sites live."""
+        return self._indices.device
+
+    def __len__(self) -> int:
+        """Number of sites."""
+        return self._indices.shape[0]
+
+    def index(self) -> Any:
+        """The backend's index of these sites."""
+        self._refresh()
+        name = backend_name(self.device)
+        if name not in self._indexes:
+            self._indexes[name] = backend_for(self.device).build_index(self._indices)
+        return self._indexes[name]
+
+    def is_sorted(self) -> bool:
+        """Whether the rows are in lexicographic order."""
+        return backend_for(self.device).is_sorted(self.index())
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Row of each site ``[M, 1+D]``, -1 where absent: int64 ``[M]``."""
+        if _check_form(indices) != self.ndim:
+            raise ValueError(f"indices must have {1 + self.ndim} columns like the set, got {indices.shape[1]}")
+        return backend_for(self.device).query(self.index(), as_int32(indices))
+
+    def same_sites(self, other: Coordinates) -> bool:
+        """Whether both hold the same rows in the same order, in the same grid."""
+        if self is other:
+            return True
+        return (
+            self.spatial_shape == other.spatial_shape
+            and self.batch_size == other.batch_size
+            and self.device == other.device
+            and torch.equal(self.indices, other.indices)
+        )
+
+    def submanifold_map(self, geometry: ConvGeometry) -> KernelMap:
+        """The map from these sites onto themselves."""
+        return self.map_onto(self, geometry)
+
+    def map_onto(self, coarse: Coordinates, geometry: ConvGeometry) -> KernelMap:
+        """The map from these sites (fine) onto given output sites (coarse)."""
+        self._check_axes(geometry)
+        if coarse.device != self.device:
+            raise ValueError(
+                f"the input sites are on {self.device} and the output sites on {coarse.device}: move one of them"
+            )
+        if coarse.ndim != self.ndim:
+            raise ValueError(f"the input sites have {self.ndim} spatial axes and the output sites {coarse.ndim}")
+        self._refresh()
+        coarse._refresh()
+        target = self if coarse.same_sites(self) else coarse
+        maps = self._maps_onto.setdefault(target, {})
+        if geometry not in maps:
+            maps[geometry] = self._build(self, target, geometry)
+        return maps[geometry]
+
+    def downsample(self, geometry: ConvGeometry) -> tuple[Coordinates, KernelMap]:
+        """Every coarse site that one of these reaches, and the map onto them."""
+        self._check_axes(geometry)
+        self._refresh()
+        key = ("down", geometry)
+        if key not in self._memo:
+            shape = None if self._shape is None else tuple(geometry.output_shape(self._shape))
+            sites = backend_for(self.device).coarse_sites(self.index(), geometry, shape)
+            coarse = Coordinates._trusted(sites, shape, self._batch_size)
+            self._memo[key] = (coarse, self._build(self, coarse, geometry))
+        return self._memo[key]
+
+    def upsample(self, geometry: ConvGeometry, output_padding: tuple[int, ...]) -> tuple[Coordinates, KernelMap]:
+        """Every fine site that one of these (coarse) reaches, and the map onto them."""
+        self._check_axes(geometry)
+        self._refresh()
+        key = ("up", geometry, output_padding)
+        if key not in self._memo:
+            shape = None
+            if self._shape is not None:
+                shape = tuple(geometry.transposed_output_shape(self._shape, output_padding))
+            sites = backend_for(self.device).fine_sites(self.index(), geometry, shape)
+            fine = Coordinates._trusted(sites, shape, self._batch_size)
+            self._memo[key] = (fine, self._build(fine, self, geometry).transposed())
+        return self._memo[key]
+
+    def clear_maps(self) -> None:
+        """Drop every map and output set that was built on these sites."""
+        self._memo.clear()
+        self._maps_onto.clear()
+
+    def to(self, device: torch.device | str) -> Coordinates:
+        """The same sites on another device; the memo stays behind."""
+        moved = self._indices.to(device)
+        if moved is self._indices:
+            return self
+        return Coordinates._trusted(moved, self._shape, self._batch_size)
+
+    def _check_axes(self, geometry: ConvGeometry) -> None:
+        if geometry.ndim != self.ndim:
+            raise ValueError(
+                f"a {geometry.ndim}-dimensional layer was given sites with {self.ndim} spatial axes: use the "
+                f"{self.ndim}d layer"
+            )
+
+    @staticmethod
+    def _build(fine: Coordinates, coarse: Coordinates, geometry: ConvGeometry) -> KernelMap:
+        backend = backend_for(fine.device)
+        fine_rows, coarse_rows, tap_offsets = backend.kernel_pairs(fine.index(), coarse.index(), geometry)
+        ascend = fine.is_sorted() and coarse.is_sorted()
+        return KernelMap(fine_rows, coarse_rows, tap_offsets, len(fine), len(coarse), ascend)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle carries: the sites, not what was built on them."""
+        return {"indices": self._indices, "shape": self._shape, "batch_size": self._batch_size}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Rebuild from the sites alone."""
+        self._indices, self._shape = state["indices"], state["shape"]
+        self._batch_size = state["batch_size"]
+        self._forget()
+
+    def __repr__(self) -> str:
+        """Sizes only."""
+        return f"Coordinates(n={len(self)}, spatial_shape={self.spatial_shape}, batch_size={self.batch_size})"
+
+
+class CoordinateHash:
+    """A set of sites to look rows up in: build once, query often.
+
+    Keys are exact 64-bit numbers of the sites, so two sites never collide.
+
+    Args:
+        indices: int32 (or int64) ``[N, 1+D]``, batch index first, any sign, no duplicates.
+
+    Raises:
+        DuplicateSiteError: a site occurs twice.
+        ValueError: the occupied box has 2**63 cells or more.
+    """
+
+    def __init__(self, indices: Tensor) -> None:
+        self._columns = 1 + _check_form(indices)
+        sites = as_int32(indices)
+        self._device = sites.device
+        self._index = backend_for(sites.device).build_index(sites)
+        self._backend = backend_for(sites.device)
+        self._length = len(sites)
+
+    def __len__(self) -> int:
+        """Number of sites."""
+        return self._length
+
+    def query(self, indices: Tensor) -> Tensor:
+        """Row of each site ``[M, 1+D]`` in the set, -1 where absent: int64 ``[M]``.
+
+        Raises:
+            ValueError: another number of columns, or another device.
+        """
+        if 1 + _check_form(indices) != self._columns:
+            raise ValueError(f"indices must have {self._columns} columns like the set, got {indices.shape[1]}")
+        if indices.device != self._device:
+            raise ValueError(f"indices are on {indices.device} and the set on {self._device}: move one of them")
+        return self._backend.query(self._index, as_int32(indices))

@@ -1,0 +1,259 @@
+"""Convolutions on sparse tensors. Weights are ``[C_out, *kernel, C_in / groups]``; taps are not flipped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparseconv import ops
+from sparseconv.coordinates import Coordinates
+from sparseconv.functional.naming import recall, remember
+from sparseconv.geometry import ConvGeometry, per_axis
+from sparseconv.kernel_map import KernelMap
+from sparseconv.tensor import NamedMap, SparseTensor
+
+Size = int | Sequence[int]
+
+
+def convolve_features(
+    features: Tensor, weight: Tensor, bias: Tensor | None, kernel_map: KernelMap, groups: int = 1
+) -> Tensor:
+    """Run one kernel map: ``out[o] = bias + sum over taps of weight[:, tap] @ features[i]``.
+
+    Args:
+        features: ``[n_in, C_in]``.
+        weight: ``[C_out, *kernel, C_in / groups]``; its taps, last axis fastest, are those of the map.
+        bias: ``[C_out]`` or None.
+        kernel_map: the pairs.
+        groups: channel groups.
+
+    Returns:
+        ``[n_out, C_out]`` in the type of the features, or of autocast where it is on.
+
+    Raises:
+        TypeError: features and weight differ in type.
+        ValueError: shapes do not fit.
+    """
+    flat = weight.flatten(1, -2)
+    c_out, taps, depth = flat.shape
+    if features.shape[1] != depth * groups:
+        raise ValueError(
+            f"features have {features.shape[1]} channels, and the weight {list(weight.shape)} with groups "
+            f"{groups} takes {depth * groups}"
+        )
+    if taps != kernel_map.volume:
+        raise ValueError(f"the weight {list(weight.shape)} has {taps} taps and the kernel map {kernel_map.volume}")
+    if c_out % groups:
+        raise ValueError(f"the {c_out} output channels cannot be cut into {groups} groups")
+    device = features.device.type
+    if torch.is_autocast_enabled(device) and features.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+        features, flat = features.to(dtype), flat.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    if features.dtype != flat.dtype:
+        raise TypeError(
+            f"features are {features.dtype} and the weight is {flat.dtype}: convert one of them (model.half(), "
+            "x.float(), ..) or use torch.autocast"
+        )
+    if features.device != flat.device:
+        raise ValueError(
+            f"features are on {features.device} and the weight is on {flat.device}: move one of them with .to()"
+        )
+    back_in, back_out = kernel_map.out_rows, kernel_map.in_rows
+    if torch.is_grad_enabled() and (features.requires_grad or flat.requires_grad):
+        transposed = kernel_map.transposed()
+        back_in, back_out = transposed.in_rows, transposed.out_rows
+    return ops.convolve(
+        features,
+        flat,
+        bias,
+        kernel_map.in_rows,
+        kernel_map.out_rows,
+        kernel_map.tap_offsets,
+        back_in,
+        back_out,
+        kernel_map.n_out,
+        groups,
+    )
+
+
+def _kernel_size(weight: Tensor, ndim: int) -> tuple[int, ...]:
+    if weight.dim() != ndim + 2:
+        raise ValueError(
+            f"the weight must have shape [C_out, *kernel, C_in / groups] with {ndim} kernel axes, got "
+            f"{list(weight.shape)}"
+        )
+    return tuple(weight.shape[1:-1])
+
+
+@torch.compiler.disable
+def subm_conv(
+    input: SparseTensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    dilation: Size = 1,
+    groups: int = 1,
+    indice_key: str | None = None,
+) -> SparseTensor:
+    """Submanifold convolution: the output sites are the input's, row for row.
+
+    Graham et al., "3D Semantic Segmentation with Submanifold Sparse Convolutional Networks", CVPR 2018.
+
+    Args:
+        input: sparse tensor ``[N, C_in]``.
+        weight: ``[C_out, *kernel, C_in / groups]``, odd kernel.
+        bias: ``[C_out]`` or None.
+        dilation: spacing of the taps.
+        groups: channel groups.
+        indice_key: a name for the map.
+
+    Raises:
+        ValueError: an even kernel, or shapes that do not fit.
+    """
+    geometry = ConvGeometry.submanifold(input.ndim, _kernel_size(weight, input.ndim), dilation)
+    sites = input.coordinates
+    kernel_map = sites.submanifold_map(geometry)
+    output = input.replace_feature(convolve_features(input.features, weight, bias, kernel_map, groups))
+    record = NamedMap("submanifold", geometry, sites, sites, kernel_map)
+    return remember(input, output, indice_key, record)
+
+
+@torch.compiler.disable
+def sparse_conv(
+    input: SparseTensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    indice_key: str | None = None,
+) -> SparseTensor:
+    """Sparse convolution: an output site wherever at least one active input is in reach, sorted.
+
+    Equal to ``torch.nn.functional.conv`` on the dense grid at the output sites.
+
+    Raises:
+        ValueError: the kernel is larger than the padded grid, or shapes do not fit.
+    """
+    geometry = ConvGeometry.create(input.ndim, _kernel_size(weight, input.ndim), stride, padding, dilation)
+    sites, kernel_map = input.coordinates.downsample(geometry)
+    features = convolve_features(input.features, weight, bias, kernel_map, groups)
+    output = SparseTensor.from_coordinates(features, sites, input.named_maps)
+    record = NamedMap("convolution", geometry, input.coordinates, sites, kernel_map)
+    return remember(input, output, indice_key, record)
+
+
+@torch.compiler.disable
+def sparse_conv_transpose(
+    input: SparseTensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    indice_key: str | None = None,
+) -> SparseTensor:
+    """Transposed convolution: an output site wherever an active input reaches, sorted.
+
+    Equal to ``torch.nn.functional.conv_transpose`` on the dense grid at the output sites, its grid included:
+    ``(in-1) stride - 2 padding + dilation (kernel-1) + output_padding + 1``.
+
+    Raises:
+        ValueError: output_padding is not below the larger of stride and dilation, or shapes do not fit.
+    """
+    geometry = ConvGeometry.create(input.ndim, _kernel_size(weight, input.ndim), stride, padding, dilation)
+    extra = check_output_padding(output_padding, geometry)
+    sites, kernel_map = input.coordinates.upsample(geometry, extra)
+    features = convolve_features(input.features, weight, bias, kernel_map, groups)
+    output = SparseTensor.from_coordinates(features, sites, input.named_maps)
+    record = NamedMap("transposed", geometry, input.coordinates, sites, kernel_map)
+    return remember(input, output, indice_key, record)
+
+
+def check_output_padding(output_padding: Size, geometry: ConvGeometry) -> tuple[int, ...]:
+    """One output padding for each axis, below the larger of stride and dilation.
+
+    Raises:
+        ValueError: it is not.
+    """
+    limits = [max(s, d) for s, d in zip(geometry.stride, geometry.dilation, strict=True)]
+    extra = per_axis(output_padding, geometry.ndim, "output_padding", minimum=0, maximum=max(limits))
+    if any(e >= limit for e, limit in zip(extra, limits, strict=True)):
+        raise ValueError(
+            f"output_padding must be smaller than the larger of stride {geometry.stride} and dilation "
+            f"{geometry.dilation}, got {extra}"
+        )
+    return extra
+
+
+@torch.compiler.disable
+def inverse_conv(
+    input: SparseTensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    indice_key: str = "",
+    groups: int = 1,
+) -> SparseTensor:
+    """Inverse convolution: back to the sites of the layer named ``indice_key``, over its map swapped.
+
+    The rows come out in the order that they had before that layer.
+
+    Raises:
+        ValueError: unknown name, a submanifold layer's, another kernel size, or other sites.
+    """
+    record = recall(input, indice_key)
+    kernel = _kernel_size(weight, input.ndim)
+    if kernel != record.geometry.kernel_size:
+        raise ValueError(
+            f"the inverse of indice_key {indice_key!r} needs its kernel_size {record.geometry.kernel_size}, got "
+            f"{kernel}"
+        )
+    features = convolve_features(input.features, weight, bias, record.kernel_map.transposed(), groups)
+    return SparseTensor.from_coordinates(features, record.inputs, input.named_maps)
+
+
+@torch.compiler.disable
+def conv_onto(
+    input: SparseTensor,
+    target: SparseTensor | Coordinates,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    transposed: bool = False,
+) -> SparseTensor:
+    """Convolution onto given sites: the values of a (transposed) convolution there, whether reached or not.
+
+    Args:
+        input: sparse tensor ``[N, C_in]``.
+        target: the sites to compute; a site that no input reaches gets the bias alone.
+        weight: ``[C_out, *kernel, C_in / groups]``.
+        bias: ``[C_out]`` or None.
+        stride: as in the convolution.
+        padding: as in the convolution.
+        dilation: as in the convolution.
+        groups: channel groups.
+        transposed: read ``input`` as the coarse side and ``target`` as the fine side.
+
+    Raises:
+        ValueError: another batch size or number of axes, or shapes that do not fit.
+    """
+    sites = target.coordinates if isinstance(target, SparseTensor) else target
+    if sites.batch_size != input.batch_size:
+        raise ValueError(
+            f"input and target must be batches of the same size, got {input.batch_size} and {sites.batch_size}"
+        )
+    geometry = ConvGeometry.create(input.ndim, _kernel_size(weight, input.ndim), stride, padding, dilation)
+    if transposed:
+        kernel_map = sites.map_onto(input.coordinates, geometry).transposed()
+    else:
+        kernel_map = input.coordinates.map_onto(sites, geometry)
+    features = convolve_features(input.features, weight, bias, kernel_map, groups)
+    return SparseTensor.from_coordinates(features, sites, input.named_maps)

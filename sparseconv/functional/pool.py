@@ -1,0 +1,194 @@
+"""Pooling over the inputs that exist: an absent site is no zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparseconv import ops
+from sparseconv.coordinates import Coordinates
+from sparseconv.functional.naming import recall, remember
+from sparseconv.geometry import ConvGeometry, per_axis
+from sparseconv.kernel_map import KernelMap
+from sparseconv.tensor import NamedMap, SparseTensor
+
+Size = int | Sequence[int]
+
+
+def _sum_over(features: Tensor, kernel_map: KernelMap) -> Tensor:
+    back = kernel_map
+    if torch.is_grad_enabled() and features.requires_grad:
+        back = kernel_map.transposed()
+    return ops.sum_pool(
+        features,
+        kernel_map.in_rows,
+        kernel_map.out_rows,
+        kernel_map.tap_offsets,
+        back.in_rows,
+        back.out_rows,
+        kernel_map.n_out,
+    )
+
+
+def _mean_over(features: Tensor, kernel_map: KernelMap) -> Tensor:
+    counts = kernel_map.in_counts().clamp(min=1)[:, None].to(features.dtype)
+    return _sum_over(features, kernel_map) / counts
+
+
+def _pooled_sites(
+    input: SparseTensor,
+    kernel_size: Size,
+    stride: Size | None,
+    padding: Size,
+    dilation: Size,
+    subm: bool,
+) -> tuple[NamedMap, Coordinates]:
+    sites = input.coordinates
+    if subm:
+        geometry = ConvGeometry.submanifold(input.ndim, kernel_size, dilation)
+        return NamedMap("submanifold", geometry, sites, sites, sites.submanifold_map(geometry)), sites
+    steps = kernel_size if stride is None else stride
+    geometry = ConvGeometry.create(input.ndim, kernel_size, steps, padding, dilation)
+    outputs, kernel_map = sites.downsample(geometry)
+    return NamedMap("pooling", geometry, sites, outputs, kernel_map), outputs
+
+
+def _finish(input: SparseTensor, features: Tensor, record: NamedMap, indice_key: str | None) -> SparseTensor:
+    output = SparseTensor.from_coordinates(features, record.outputs, input.named_maps)
+    return remember(input, output, indice_key, record)
+
+
+@torch.compiler.disable
+def max_pool(
+    input: SparseTensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    indice_key: str | None = None,
+    subm: bool = False,
+) -> SparseTensor:
+    """Maximum over the active inputs in reach: true maxima, negative ones included.
+
+    Args:
+        input: sparse tensor ``[N, C]``.
+        kernel_size: window.
+        stride: step of the window; None takes ``kernel_size``.
+        padding: as in a convolution.
+        dilation: as in a convolution.
+        indice_key: a name for the map.
+        subm: keep the input's sites (odd window, stride 1).
+    """
+    record, _ = _pooled_sites(input, kernel_size, stride, padding, dilation, subm)
+    kernel_map = record.kernel_map
+    features, _ = ops.max_pool(
+        input.features,
+        kernel_map.in_rows,
+        kernel_map.out_rows,
+        kernel_map.tap_offsets,
+        kernel_map.n_out,
+    )
+    return _finish(input, features, record, indice_key)
+
+
+@torch.compiler.disable
+def avg_pool(
+    input: SparseTensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    indice_key: str | None = None,
+    subm: bool = False,
+) -> SparseTensor:
+    """Mean over the active inputs in reach: divided by how many there are; arguments as :func:`max_pool`."""
+    record, _ = _pooled_sites(input, kernel_size, stride, padding, dilation, subm)
+    return _finish(input, _mean_over(input.features, record.kernel_map), record, indice_key)
+
+
+@torch.compiler.disable
+def sum_pool(
+    input: SparseTensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    indice_key: str | None = None,
+    subm: bool = False,
+) -> SparseTensor:
+    """Sum over the active inputs in reach; arguments as :func:`max_pool`."""
+    record, _ = _pooled_sites(input, kernel_size, stride, padding, dilation, subm)
+    return _finish(input, _sum_over(input.features, record.kernel_map), record, indice_key)
+
+
+@torch.compiler.disable
+def unpool(input: SparseTensor, indice_key: str) -> SparseTensor:
+    """Back to the sites of the layer named ``indice_key``: each gets the mean of the outputs that it fed.
+
+    Without overlap (stride equal to kernel_size) that is a copy of its parent's features.
+
+    Raises:
+        ValueError: unknown name, a submanifold layer's, or other sites.
+    """
+    record = recall(input, indice_key)
+    features = _mean_over(input.features, record.kernel_map.transposed())
+    return SparseTensor.from_coordinates(features, record.inputs, input.named_maps)
+
+
+@torch.compiler.disable
+def upsample(input: SparseTensor, scale: Size) -> SparseTensor:
+    """Nearest-neighbour upsampling: each site becomes ``scale`` sites on each axis, with its features."""
+    steps = per_axis(scale, input.ndim, "scale", minimum=1, maximum=1 << 10)
+    geometry = ConvGeometry.create(input.ndim, steps, steps)
+    sites, kernel_map = input.coordinates.upsample(geometry, (0,) * input.ndim)
+    features = _sum_over(input.features, kernel_map)
+    return SparseTensor.from_coordinates(features, sites, input.named_maps)
+
+
+def batch_map(coordinates: Coordinates) -> KernelMap:
+    """One tap for each row of a sample: pairs (row, batch index) that meet the invariants of a map."""
+    batch = coordinates.indices[:, 0].long()
+    order = torch.argsort(batch, stable=True)
+    counts = torch.bincount(batch, minlength=coordinates.batch_size)
+    starts = counts.cumsum(0) - counts
+    rank = torch.arange(len(batch), device=batch.device) - starts[batch[order]]
+    # The k-th row of every sample shares tap k, so no output row repeats within a tap.
+    by_tap = torch.argsort(rank, stable=True)
+    taps = torch.bincount(rank, minlength=1)
+    tap_offsets = torch.cat([taps.new_zeros(1), taps.cumsum(0)]).cpu()
+    return KernelMap(
+        order[by_tap].int(),
+        batch[order][by_tap].int(),
+        tap_offsets,
+        len(batch),
+        coordinates.batch_size,
+        coordinates.is_sorted(),
+    )
+
+
+@torch.compiler.disable
+def global_max_pool(input: SparseTensor) -> Tensor:
+    """Maximum over each sample's sites: ``[B, C]``, 0 for an empty sample."""
+    kernel_map = batch_map(input.coordinates)
+    out, _ = ops.max_pool(
+        input.features,
+        kernel_map.in_rows,
+        kernel_map.out_rows,
+        kernel_map.tap_offsets,
+        kernel_map.n_out,
+    )
+    return out
+
+
+@torch.compiler.disable
+def global_sum_pool(input: SparseTensor) -> Tensor:
+    """Sum over each sample's sites: ``[B, C]``, 0 for an empty sample."""
+    return _sum_over(input.features, batch_map(input.coordinates))
+
+
+@torch.compiler.disable
+def global_avg_pool(input: SparseTensor) -> Tensor:
+    """Mean over each sample's sites: ``[B, C]``, 0 for an empty sample."""
+    return _mean_over(input.features, batch_map(input.coordinates))

@@ -1,0 +1,115 @@
+"""Normalisation layers. Absent sites never count; an empty tensor passes unchanged."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sparseconv import functional as F
+from sparseconv.nn.module import SparseModule
+from sparseconv.tensor import SparseTensor
+
+Features = TypeVar("Features", SparseTensor, Tensor)
+
+
+class _OverFeatures(SparseModule):
+    """Mixin: run the torch norm that follows in the class order on the features ``[N, C]``."""
+
+    def forward(self, input: Features) -> Features:
+        """Features through the torch module, on the same sites; no statistics are taken of no sites."""
+        if not isinstance(input, SparseTensor):
+            return super().forward(input)  # type: ignore[no-any-return]
+        if len(input) == 0:
+            return input
+        return input.replace_feature(super().forward(input.features))
+
+
+class BatchNorm(_OverFeatures, nn.BatchNorm1d):
+    """Batch normalisation over all sites of the batch. See :class:`torch.nn.BatchNorm1d`."""
+
+
+class SyncBatchNorm(_OverFeatures, nn.SyncBatchNorm):
+    """Batch normalisation over the sites of all processes. See :class:`torch.nn.SyncBatchNorm`.
+
+    :meth:`convert` turns every :class:`BatchNorm` of a model into this class and other torch batch norms into
+    torch's.
+    """
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: nn.Module, process_group: object | None = None) -> nn.Module:
+        """Replace batch norms inside ``module``; sparse ones stay sparse."""
+        if isinstance(module, BatchNorm):
+            synced = cls(
+                module.num_features,
+                module.eps,
+                module.momentum,
+                module.affine,
+                module.track_running_stats,
+                process_group,
+            )
+            synced.load_state_dict(module.state_dict())
+            synced.train(module.training)
+            return synced.to(next(iter(module.state_dict().values()), torch.empty(0)).device)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return nn.SyncBatchNorm.convert_sync_batchnorm(module, process_group)
+        for name, child in module.named_children():
+            setattr(module, name, cls.convert_sync_batchnorm(child, process_group))
+        return module
+
+
+class LayerNorm(_OverFeatures, nn.LayerNorm):
+    """Layer normalisation over each site's channels. See :class:`torch.nn.LayerNorm`."""
+
+
+class GroupNorm(SparseModule):
+    """Group normalisation. See :func:`sparseconv.functional.group_norm`.
+
+    Args:
+        num_groups: must divide ``num_channels``.
+        num_channels: channels of the input.
+        eps: added to the variance.
+        affine: learn a scale and a shift for each channel.
+
+    Raises:
+        ValueError: ``num_groups`` does not divide ``num_channels``.
+    """
+
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
+        super().__init__()
+        if num_groups < 1 or num_channels % num_groups:
+            raise ValueError(
+                f"num_groups must divide num_channels, got {num_groups} groups and {num_channels} channels"
+            )
+        self.num_groups = num_groups
+        self.num_channels = num_channels
+        self.eps = eps
+        self.affine = affine
+        if affine:
+            self.weight: nn.Parameter | None = nn.Parameter(torch.ones(num_channels))
+            self.bias: nn.Parameter | None = nn.Parameter(torch.zeros(num_channels))
+        else:
+            self.register_parameter("weight", None)
+            self.register_parameter("bias", None)
+
+    def forward(self, input: SparseTensor) -> SparseTensor:
+        """See :func:`sparseconv.functional.group_norm`."""
+        return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        """Sizes."""
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+
+
+class InstanceNorm(GroupNorm):
+    """Instance normalisation: one group for each channel. See :func:`sparseconv.functional.instance_norm`.
+
+    Args:
+        num_features: channels of the input.
+        eps: added to the variance.
+        affine: learn a scale and a shift for each channel; off as in torch.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False) -> None:
+        super().__init__(num_features, num_features, eps, affine)

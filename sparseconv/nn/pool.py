@@ -1,0 +1,222 @@
+"""Pooling layers, 1d to 4d, and global pooling. Only the inputs that exist count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from sparseconv import functional as F
+from sparseconv.geometry import ConvGeometry, per_axis
+from sparseconv.nn.module import SparseModule
+from sparseconv.tensor import SparseTensor
+
+Size = int | Sequence[int]
+
+
+class _SparsePool(SparseModule):
+    """Window of the named pooling layers; spconv's signature."""
+
+    _ndim: ClassVar[int]
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        dilation: Size = 1,
+        indice_key: str | None = None,
+        algo: Any = None,
+        record_voxel_count: bool = False,
+        name: str | None = None,
+        subm: bool = False,
+    ) -> None:
+        super().__init__()
+        del algo, record_voxel_count, name
+        if subm:
+            geometry = ConvGeometry.submanifold(self._ndim, kernel_size, dilation)
+        else:
+            steps = kernel_size if stride is None else stride
+            geometry = ConvGeometry.create(self._ndim, kernel_size, steps, padding, dilation)
+        self.ndim = self._ndim
+        self.kernel_size = list(geometry.kernel_size)
+        self.stride = list(geometry.stride)
+        self.padding = list(geometry.padding)
+        self.dilation = list(geometry.dilation)
+        self.indice_key = indice_key
+        self.subm = subm
+
+    def _window(self) -> tuple[Any, ...]:
+        return (
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.indice_key,
+            self.subm,
+        )
+
+    def extra_repr(self) -> str:
+        """The window."""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class _SparseMaxPool(_SparsePool):
+    def forward(self, input: SparseTensor) -> SparseTensor:
+        """See :func:`sparseconv.functional.max_pool`."""
+        return F.max_pool(input, *self._window())
+
+
+class _SparseAvgPool(_SparsePool):
+    def forward(self, input: SparseTensor) -> SparseTensor:
+        """See :func:`sparseconv.functional.avg_pool`."""
+        return F.avg_pool(input, *self._window())
+
+
+class _SparseSumPool(_SparsePool):
+    def forward(self, input: SparseTensor) -> SparseTensor:
+        """See :func:`sparseconv.functional.sum_pool`."""
+        return F.sum_pool(input, *self._window())
+
+
+class SparseGlobalMaxPool(SparseModule):
+    """Maximum over each sample: dense ``[B, C]``. See :func:`sparseconv.functional.global_max_pool`."""
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__()
+        del name
+
+    def forward(self, input: SparseTensor) -> Tensor:
+        """See :func:`sparseconv.functional.global_max_pool`."""
+        return F.global_max_pool(input)
+
+
+class SparseGlobalAvgPool(SparseModule):
+    """Mean over each sample: dense ``[B, C]``. See :func:`sparseconv.functional.global_avg_pool`."""
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__()
+        del name
+
+    def forward(self, input: SparseTensor) -> Tensor:
+        """See :func:`sparseconv.functional.global_avg_pool`."""
+        return F.global_avg_pool(input)
+
+
+class SparseGlobalSumPool(SparseModule):
+    """Sum over each sample: dense ``[B, C]``. See :func:`sparseconv.functional.global_sum_pool`."""
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__()
+        del name
+
+    def forward(self, input: SparseTensor) -> Tensor:
+        """See :func:`sparseconv.functional.global_sum_pool`."""
+        return F.global_sum_pool(input)
+
+
+class SparseUnpool(SparseModule):
+    """Back to the sites before the layer named ``indice_key``. See :func:`sparseconv.functional.unpool`."""
+
+    def __init__(self, indice_key: str) -> None:
+        super().__init__()
+        self.indice_key = indice_key
+
+    def forward(self, input: SparseTensor) -> SparseTensor:
+        """See :func:`sparseconv.functional.unpool`."""
+        return F.unpool(input, self.indice_key)
+
+    def extra_repr(self) -> str:
+        """The name."""
+        return f"indice_key={self.indice_key!r}"
+
+
+class SparseUpsample(SparseModule):
+    """Nearest-neighbour upsampling. See :func:`sparseconv.functional.upsample`."""
+
+    def __init__(self, scale: Size) -> None:
+        super().__init__()
+        sides = [scale] if isinstance(scale, int) else list(scale)
+        per_axis(sides, len(sides), "scale", minimum=1, maximum=1 << 10)
+        self.scale = scale
+
+    def forward(self, input: SparseTensor) -> SparseTensor:
+        """See :func:`sparseconv.functional.upsample`."""
+        return F.upsample(input, self.scale)
+
+    def extra_repr(self) -> str:
+        """The scale."""
+        return f"scale={self.scale}"
+
+
+class SparseMaxPool1d(_SparseMaxPool):
+    """Maximum over the active inputs in a 1D window. See :func:`sparseconv.functional.max_pool`."""
+
+    _ndim = 1
+
+
+class SparseMaxPool2d(_SparseMaxPool):
+    """Maximum over the active inputs in a 2D window. See :func:`sparseconv.functional.max_pool`."""
+
+    _ndim = 2
+
+
+class SparseMaxPool3d(_SparseMaxPool):
+    """Maximum over the active inputs in a 3D window. See :func:`sparseconv.functional.max_pool`."""
+
+    _ndim = 3
+
+
+class SparseMaxPool4d(_SparseMaxPool):
+    """Maximum over the active inputs in a 4D window. See :func:`sparseconv.functional.max_pool`."""
+
+    _ndim = 4
+
+
+class SparseAvgPool1d(_SparseAvgPool):
+    """Mean over the active inputs in a 1D window. See :func:`sparseconv.functional.avg_pool`."""
+
+    _ndim = 1
+
+
+class SparseAvgPool2d(_SparseAvgPool):
+    """Mean over the active inputs in a 2D window. See :func:`sparseconv.functional.avg_pool`."""
+
+    _ndim = 2
+
+
+class SparseAvgPool3d(_SparseAvgPool):
+    """Mean over the active inputs in a 3D window. See :func:`sparseconv.functional.avg_pool`."""
+
+    _ndim = 3
+
+
+class SparseAvgPool4d(_SparseAvgPool):
+    """Mean over the active inputs in a 4D window. See :func:`sparseconv.functional.avg_pool`."""
+
+    _ndim = 4
+
+
+class SparseSumPool1d(_SparseSumPool):
+    """Sum over the active inputs in a 1D window. See :func:`sparseconv.functional.sum_pool`."""
+
+    _ndim = 1
+
+
+class SparseSumPool2d(_SparseSumPool):
+    """Sum over the active inputs in a 2D window. See :func:`sparseconv.functional.sum_pool`."""
+
+    _ndim = 2
+
+
+class SparseSumPool3d(_SparseSumPool):
+    """Sum over the active inputs in a 3D window. See :func:`sparseconv.functional.sum_pool`."""
+
+    _ndim = 3
+
+
+class SparseSumPool4d(_SparseSumPool):
+    """Sum over the active inputs in a 4D window. See :func:`sparseconv.functional.sum_pool`."""
+
+    _ndim = 4
