@@ -31,11 +31,8 @@ def per_axis(value: object, ndim: int, name: str, *, minimum: int, maximum: int)
         TypeError: a value is not an integer.
         ValueError: the length is not ``ndim``, or a value is out of bounds.
     """
-    items: Sequence[object]
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-        items = tuple(value)
-    else:
-        items = (value,) * ndim
+    is_sequence = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+    items: tuple[object, ...] = tuple(value) if is_sequence else (value,) * ndim  # type: ignore[arg-type]
     if len(items) != ndim:
         raise ValueError(f"{name} must be one integer or {ndim} of them, one for each axis, got {value!r}")
     numbers = []

@@ -371,7 +371,8 @@ def devoxelize(
     """
     if features.dim() != 2 or len(features) != len(voxels.indices):
         raise ValueError(
-            f"features must have shape [{len(voxels.indices)}, C], one row for each voxel, got {list(features.shape)}"
+            f"features must have shape [{len(voxels.indices)}, C], one row for each voxel, got "
+            f"{list(features.shape)}"
         )
     if mode == "nearest":
         rows = voxels.point_rows

@@ -106,7 +106,7 @@ class Backend(Protocol):
         """
 
     def reduce_points(self, values: Tensor, rows: Tensor, n_rows: int, reduce: str) -> tuple[Tensor, Tensor]:
-        """Reduce ``values [N, C]`` by voxel row (-1: dropped) in order of points: ``[n_rows, C]``, counts int32."""
+        """Reduce ``values [N, C]`` by voxel row (-1: dropped) in point order: ``[n_rows, C]``, counts int32."""
 
     def rank_in_voxel(self, rows: Tensor, n_rows: int) -> Tensor:
         """How many earlier points share each point's voxel: int64 ``[N]``, -1 for dropped points."""

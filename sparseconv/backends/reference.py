@@ -1,4 +1,4 @@
-"""Reference backend: plain torch, short, no cleverness. Runs on every device; see ``Backend`` for each function."""
+"""Reference backend: plain torch, short, no cleverness, on every device. ``Backend`` describes each function."""
 
 from __future__ import annotations
 

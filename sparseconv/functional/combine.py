@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparseconv.backends import backend_for
 from sparseconv.coordinates import Coordinates
-from sparseconv.tensor import SparseTensor
+from sparseconv.tensor import NamedMap, SparseTensor
 
 
 def _check(tensors: tuple[SparseTensor, ...], name: str) -> None:
@@ -31,7 +31,7 @@ def _check(tensors: tuple[SparseTensor, ...], name: str) -> None:
 
 
 def _with_all_names(output: SparseTensor, tensors: tuple[SparseTensor, ...]) -> SparseTensor:
-    names = {}
+    names: dict[str, NamedMap] = {}
     for tensor in tensors:
         names.update(tensor.named_maps)
     return SparseTensor.from_coordinates(output.features, output.coordinates, MappingProxyType(names))

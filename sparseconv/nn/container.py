@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, overload
 
 from torch import Tensor, nn
 
@@ -25,15 +26,15 @@ class Sequential(SparseModule):
 
     def __init__(self, *modules: nn.Module | OrderedDict[str, nn.Module], **named_modules: nn.Module) -> None:
         super().__init__()
-        if len(modules) == 1 and isinstance(modules[0], OrderedDict):
-            for name, module in modules[0].items():
-                self.add_module(name, module)
-        else:
-            for number, module in enumerate(modules):
-                if isinstance(module, OrderedDict):
+        named: list[tuple[str, nn.Module]] = []
+        for number, module in enumerate(modules):
+            if isinstance(module, OrderedDict):
+                if len(modules) > 1:
                     raise TypeError("pass either modules or one OrderedDict of them")
-                self.add_module(str(number), module)
-        for name, module in named_modules.items():
+                named += module.items()
+            else:
+                named.append((str(number), module))
+        for name, module in (*named, *named_modules.items()):
             if name in self._modules:
                 raise ValueError(f"the module name {name!r} is taken")
             self.add_module(name, module)
@@ -53,22 +54,25 @@ class Sequential(SparseModule):
         """Number of modules."""
         return len(self._modules)
 
+    @overload
+    def __getitem__(self, position: int) -> nn.Module: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> Sequential: ...
+
     def __getitem__(self, position: int | slice) -> nn.Module:
         """Module at a position, or a chain of a slice of them."""
-        items = list(self._modules.items())[position]
         if isinstance(position, slice):
-            return Sequential(OrderedDict((name, module) for name, module in items if module))
-        return items[1]
+            return Sequential(OrderedDict(list(self.named_children())[position]))
+        return list(self.children())[position]
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[nn.Module]:
         """Modules in order."""
-        return iter(self._modules.values())
+        return self.children()
 
     def forward(self, input: Any) -> Any:
         """Hand the tensor from module to module."""
-        for module in self._modules.values():
-            if module is None:
-                continue
+        for module in self:
             if isinstance(input, SparseTensor) and not takes_sparse(module):
                 if len(input) or not isinstance(module, nn.modules.batchnorm._BatchNorm):
                     # torch's batch norms refuse an empty batch in training; it has no statistics to take.

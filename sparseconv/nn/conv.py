@@ -12,7 +12,9 @@ from torch import nn
 from sparseconv import functional as F
 from sparseconv.coordinates import Coordinates
 from sparseconv.functional.conv import check_output_padding
+from sparseconv.functional.naming import recall
 from sparseconv.geometry import ConvGeometry, per_axis
+from sparseconv.kernel_map import KernelMap
 from sparseconv.nn.module import SparseModule
 from sparseconv.tensor import SparseTensor
 
@@ -171,6 +173,22 @@ class SparseConvolution(SparseModule):
             self.groups,
             self.transposed or self.inverse,
         )
+
+    @property
+    def geometry(self) -> ConvGeometry:
+        """Kernel, stride, padding and dilation as the map's key."""
+        return ConvGeometry(tuple(self.kernel_size), tuple(self.stride), tuple(self.padding), tuple(self.dilation))
+
+    def kernel_map(self, input: SparseTensor) -> KernelMap:
+        """The map that :meth:`forward` runs on ``input``: the kept one, or built and kept."""
+        sites = input.coordinates
+        if self.subm:
+            return sites.submanifold_map(self.geometry)
+        if self.inverse:
+            return recall(input, str(self.indice_key)).kernel_map.transposed()
+        if self.transposed:
+            return sites.upsample(self.geometry, tuple(self.output_padding))[1]
+        return sites.downsample(self.geometry)[1]
 
     def extra_repr(self) -> str:
         """Sizes, leaving out what is at its default."""

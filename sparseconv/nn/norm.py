@@ -20,7 +20,7 @@ class _OverFeatures(SparseModule):
     def forward(self, input: Features) -> Features:
         """Features through the torch module, on the same sites; no statistics are taken of no sites."""
         if not isinstance(input, SparseTensor):
-            return super().forward(input)  # type: ignore[no-any-return]
+            return super().forward(input)
         if len(input) == 0:
             return input
         return input.replace_feature(super().forward(input.features))

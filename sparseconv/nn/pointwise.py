@@ -22,7 +22,7 @@ class _Pointwise(SparseModule):
         """Features ``[N, C]`` through the torch module, on the same sites."""
         if isinstance(input, SparseTensor):
             return input.replace_feature(super().forward(input.features))
-        return super().forward(input)  # type: ignore[no-any-return]
+        return super().forward(input)
 
 
 class Identity(_Pointwise, nn.Identity):

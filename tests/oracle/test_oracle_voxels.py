@@ -36,6 +36,7 @@ def test_grid_shape_is_rounded_and_reversed() -> None:
         ("sum", [80.0, 70.0, 120.0]),
         ("max", [60.0, 70.0, 80.0]),
         ("min", [20.0, 70.0, 10.0]),
+        ("first", [20.0, 70.0, 10.0]),
     ],
 )
 def test_voxelize_by_hand(reduce: str, last: list[float]) -> None:
@@ -50,8 +51,16 @@ def test_voxelize_by_hand(reduce: str, last: list[float]) -> None:
         "sum": [0.5, -3.0, -5.0],
         "max": [0.5, -1.0, -1.0],
         "min": [0.0, -2.0, -4.0],
+        "first": [0.5, -1.0, -1.0],
     }
     np.testing.assert_allclose(features[0, :3], first[reduce])
+
+
+def test_first_is_the_first_point_and_not_an_extreme() -> None:
+    points = np.array([[0.5, 0.5, 0.5, 2.0], [0.1, 0.9, 0.1, 1.0], [0.9, 0.1, 0.9, 3.0]], dtype=np.float32)
+    features, _, counts, _ = voxelize(points, SIZE, None, "first")
+    assert counts.tolist() == [3]
+    assert features.tolist() == [[0.5, 0.5, 0.5, 2.0]]
 
 
 def test_without_a_range_coordinates_may_be_negative() -> None:

@@ -39,7 +39,7 @@ def voxelize(
         voxel_size: size x, y, z.
         point_cloud_range: x_lo, y_lo, z_lo, x_hi, y_hi, z_hi: points whose voxel lies outside
             [0, grid_shape) are dropped. None is a grid without bounds at lo = 0.
-        reduce: "mean", "sum", "max" or "min", over the points in their order, in float64.
+        reduce: "mean", "sum", "max", "min" or "first", over the points in their order, in float64.
         batch_index: `[N]`; None is batch 0 for every point.
 
     Returns:
@@ -190,9 +190,11 @@ def _point_sites(
 
 
 def _reduce(members: list[Float64], reduce: str) -> Float64:
-    if reduce not in ("mean", "sum", "max", "min"):
-        raise ValueError(f"reduce must be mean, sum, max or min, got {reduce!r}")
+    if reduce not in ("mean", "sum", "max", "min", "first"):
+        raise ValueError(f"reduce must be mean, sum, max, min or first, got {reduce!r}")
     result = members[0]
+    if reduce == "first":
+        return result
     for member in members[1:]:
         if reduce == "max":
             result = np.maximum(result, member)

@@ -109,7 +109,8 @@ def kernel(function: Callable[..., Any]) -> Any:
 
     Kernels and what they call stand in this backend's folder, so that the digest covers them.
     """
-    dispatcher = numba.njit(nogil=True, boundscheck=None, error_model="numpy")(function)
-    if not numba.config.DISABLE_JIT:
+    dispatcher: Any = numba.njit(nogil=True, error_model="numpy")(function)
+    # Under NUMBA_DISABLE_JIT the function comes back as it is.
+    if dispatcher is not function:
         dispatcher._cache = _KernelCache(function)
     return dispatcher

@@ -82,9 +82,8 @@ def run_ranges(task: Callable[[int, int], object], total: int, smallest: int) ->
         work()
     except BaseException as raised:
         errors.append(raised)
-    for helper in helpers:
-        # One that has not started has nothing left to do.
-        if not helper.cancel() and (raised_there := helper.exception()) is not None:
-            errors.append(raised_there)
+    # A helper that has not started has nothing left to do.
+    started = [helper for helper in helpers if not helper.cancel()]
+    errors.extend(failure for helper in started if (failure := helper.exception()) is not None)
     if errors:
         raise errors[0]

@@ -11,6 +11,7 @@ row lists are int32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -124,7 +125,7 @@ class _Emitter:
         for r in range(rows):
             value = self.splat_at(addresses[r])
             totals.append([builder.call(self.fma, [value, factors[v], sums[r][v]]) for v in range(vectors)])
-        for phi, total in zip(sum(sums, []), sum(totals, []), strict=True):
+        for phi, total in zip(chain(*sums), chain(*totals), strict=True):
             phi.add_incoming(zero, entry)
             phi.add_incoming(total, loop)
         following = builder.add(step, _constant(1))

@@ -1,0 +1,1 @@
+"""Command lines: thin shells around the library."""

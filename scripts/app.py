@@ -1,0 +1,35 @@
+"""Entry point of the ``sparseconv`` command."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; where its libraries are missing, name the remedy."""
+    try:
+        import rich
+        import typer
+    except ModuleNotFoundError as error:
+        sys.stderr.write(
+            f"sparseconv: the command line needs {error.name}, which is not installed: "
+            'pip install "sparseconv[cli]"\n'
+        )
+        raise SystemExit(2) from None
+    del rich
+    from sparseconv.scripts.run import run
+    from sparseconv.scripts.voxelize import voxelize
+
+    app = typer.Typer(
+        help="Sparse convolution on point clouds.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.command()(voxelize)
+    app.command()(run)
+    app()
+
+
+if __name__ == "__main__":
+    main()
