@@ -1,20 +1,24 @@
-# `make run` and `make test` do all their own set-up: a virtual environment at the versions pinned
-# in constraints.txt. Nothing else is needed.
+# `make run` and `make test` do all their own set-up: a virtual environment with the versions of
+# constraints.txt. Nothing else is needed but Python 3.11 or newer and its venv module.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= run_output
+FILE ?=
+MODEL ?= VoxelBackBone8x
 TEST_WORKERS ?= 2
 
 .PHONY: run test lint bench clean
 
+# A 64-beam scan (FILE=scan.bin, or a simulated street) through a detector's backbone.
 run: $(STAMP)
-	$(BIN)/sparseconv run $(FILE) --out $(OUT)
+	$(BIN)/sparseconv run $(FILE) --model $(MODEL) --out $(OUT)
 
 test: lint
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) -q
+	$(BIN)/python -m pytest -q -n $(TEST_WORKERS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -22,14 +26,17 @@ lint: $(STAMP)
 	$(BIN)/python tests/check_types.py
 
 bench: $(STAMP)
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only --benchmark-json=bench_output.json -q
+	$(BIN)/python -m pytest tests/benchmarks -q --benchmark-enable --benchmark-only \
+		--benchmark-columns=min,median,iqr,rounds --benchmark-sort=name --benchmark-json=bench_output.json
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt setuptools
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
-	$(BIN)/python -m pip install -q -c constraints.txt '.[open3d]' --no-build-isolation || true
+	$(PIP) install -q -c constraints.txt setuptools
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[test]'
+	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[open3d]' \
+		|| echo 'note: Open3D could not be installed here; the built-in ray caster and readers are used instead'
+	@$(BIN)/python -c "from sparseconv.datasets.open3d_import import open3d_problem as p; p() and print('note:', p())"
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info run_output bench_output*
+	rm -rf $(VENV) build dist *.egg-info run_output bench_output.json .pytest_cache .mypy_cache .ruff_cache .hypothesis

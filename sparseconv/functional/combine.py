@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sparseconv.backends import backend_for
+from sparseconv.compilation import eager
 from sparseconv.coordinates import Coordinates
 from sparseconv.tensor import NamedMap, SparseTensor
 
@@ -46,7 +47,7 @@ def _on_union(tensors: tuple[SparseTensor, ...]) -> tuple[Coordinates, list[Tens
     return union, list(rows.split([len(tensor) for tensor in tensors]))
 
 
-@torch.compiler.disable
+@eager
 def add(*tensors: SparseTensor) -> SparseTensor:
     """Sum of tensors of equal channels; an absent site counts as zero.
 
@@ -72,7 +73,7 @@ def add(*tensors: SparseTensor) -> SparseTensor:
     return _with_all_names(SparseTensor.from_coordinates(total, union), tensors)
 
 
-@torch.compiler.disable
+@eager
 def cat(*tensors: SparseTensor) -> SparseTensor:
     """Concatenate channels; an absent site counts as zeros. Sites as in :func:`add`.
 

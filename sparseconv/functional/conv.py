@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sparseconv import ops
+from sparseconv.compilation import eager
 from sparseconv.coordinates import Coordinates
 from sparseconv.functional.naming import recall, remember
 from sparseconv.geometry import ConvGeometry, per_axis
@@ -88,7 +89,7 @@ def _kernel_size(weight: Tensor, ndim: int) -> tuple[int, ...]:
     return tuple(weight.shape[1:-1])
 
 
-@torch.compiler.disable
+@eager
 def subm_conv(
     input: SparseTensor,
     weight: Tensor,
@@ -120,7 +121,7 @@ def subm_conv(
     return remember(input, output, indice_key, record)
 
 
-@torch.compiler.disable
+@eager
 def sparse_conv(
     input: SparseTensor,
     weight: Tensor,
@@ -146,7 +147,7 @@ def sparse_conv(
     return remember(input, output, indice_key, record)
 
 
-@torch.compiler.disable
+@eager
 def sparse_conv_transpose(
     input: SparseTensor,
     weight: Tensor,
@@ -191,7 +192,7 @@ def check_output_padding(output_padding: Size, geometry: ConvGeometry) -> tuple[
     return extra
 
 
-@torch.compiler.disable
+@eager
 def inverse_conv(
     input: SparseTensor,
     weight: Tensor,
@@ -217,7 +218,7 @@ def inverse_conv(
     return SparseTensor.from_coordinates(features, record.inputs, input.named_maps)
 
 
-@torch.compiler.disable
+@eager
 def conv_onto(
     input: SparseTensor,
     target: SparseTensor | Coordinates,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sparseconv import ops
+from sparseconv.compilation import eager
 from sparseconv.coordinates import Coordinates
 from sparseconv.functional.naming import recall, remember
 from sparseconv.geometry import ConvGeometry, per_axis
@@ -60,7 +61,7 @@ def _finish(input: SparseTensor, features: Tensor, record: NamedMap, indice_key:
     return remember(input, output, indice_key, record)
 
 
-@torch.compiler.disable
+@eager
 def max_pool(
     input: SparseTensor,
     kernel_size: Size,
@@ -93,7 +94,7 @@ def max_pool(
     return _finish(input, features, record, indice_key)
 
 
-@torch.compiler.disable
+@eager
 def avg_pool(
     input: SparseTensor,
     kernel_size: Size,
@@ -108,7 +109,7 @@ def avg_pool(
     return _finish(input, _mean_over(input.features, record.kernel_map), record, indice_key)
 
 
-@torch.compiler.disable
+@eager
 def sum_pool(
     input: SparseTensor,
     kernel_size: Size,
@@ -123,7 +124,7 @@ def sum_pool(
     return _finish(input, _sum_over(input.features, record.kernel_map), record, indice_key)
 
 
-@torch.compiler.disable
+@eager
 def unpool(input: SparseTensor, indice_key: str) -> SparseTensor:
     """Back to the sites of the layer named ``indice_key``: each gets the mean of the outputs that it fed.
 
@@ -137,7 +138,7 @@ def unpool(input: SparseTensor, indice_key: str) -> SparseTensor:
     return SparseTensor.from_coordinates(features, record.inputs, input.named_maps)
 
 
-@torch.compiler.disable
+@eager
 def upsample(input: SparseTensor, scale: Size) -> SparseTensor:
     """Nearest-neighbour upsampling: each site becomes ``scale`` sites on each axis, with its features."""
     steps = per_axis(scale, input.ndim, "scale", minimum=1, maximum=1 << 10)
@@ -168,7 +169,7 @@ def batch_map(coordinates: Coordinates) -> KernelMap:
     )
 
 
-@torch.compiler.disable
+@eager
 def global_max_pool(input: SparseTensor) -> Tensor:
     """Maximum over each sample's sites: ``[B, C]``, 0 for an empty sample."""
     kernel_map = batch_map(input.coordinates)
@@ -182,13 +183,13 @@ def global_max_pool(input: SparseTensor) -> Tensor:
     return out
 
 
-@torch.compiler.disable
+@eager
 def global_sum_pool(input: SparseTensor) -> Tensor:
     """Sum over each sample's sites: ``[B, C]``, 0 for an empty sample."""
     return _sum_over(input.features, batch_map(input.coordinates))
 
 
-@torch.compiler.disable
+@eager
 def global_avg_pool(input: SparseTensor) -> Tensor:
     """Mean over each sample's sites: ``[B, C]``, 0 for an empty sample."""
     return _mean_over(input.features, batch_map(input.coordinates))
