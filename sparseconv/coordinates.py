@@ -54,10 +54,11 @@ def as_int32(indices: Tensor) -> Tensor:
         ValueError: an int64 value does not fit int32.
     """
     if indices.dtype == torch.int64:
-        if len(indices) and int(indices.abs().max()) > _MAX_COORDINATE:
+        low, high = (int(value) for value in torch.aminmax(indices)) if indices.numel() else (0, 0)
+        if low < -_MAX_COORDINATE - 1 or high > _MAX_COORDINATE:
             raise ValueError(
-                f"indices reach {int(indices.abs().max())}, beyond the int32 range of a coordinate: shift the "
-                "sites towards 0 or use larger voxels"
+                f"indices span {low} .. {high}, beyond the int32 range of a coordinate: shift the sites towards 0 "
+                "or use larger voxels"
             )
         return indices.int().contiguous()
     if indices.dtype != torch.int32:
@@ -71,6 +72,11 @@ def as_int32(indices: Tensor) -> Tensor:
 def _version(tensor: Tensor) -> int | None:
     """Counter of in-place changes; tensors made in inference mode keep none."""
     return None if tensor.is_inference() else tensor._version
+
+
+def _keepable() -> torch.inference_mode:
+    """What is kept must serve training too: inside ``torch.inference_mode`` it must not be an inference tensor."""
+    return torch.inference_mode(False)
 
 
 class Coordinates:
@@ -148,7 +154,8 @@ class Coordinates:
 
     @property
     def indices(self) -> Tensor:
-        """Sites, int32 ``[N, 1+D]``, batch first."""
+        """Sites, int32 ``[N, 1+D]``, batch first; checked again where they were changed in place."""
+        self._refresh()
         return self._indices
 
     @property
@@ -180,7 +187,8 @@ class Coordinates:
         self._refresh()
         name = backend_name(self.device)
         if name not in self._indexes:
-            self._indexes[name] = backend_for(self.device).build_index(self._indices)
+            with _keepable():
+                self._indexes[name] = backend_for(self.device).build_index(self._indices)
         return self._indexes[name]
 
     def is_sorted(self) -> bool:
@@ -232,7 +240,8 @@ class Coordinates:
         key = ("down", geometry)
         if key not in self._memo:
             shape = None if self._shape is None else tuple(geometry.output_shape(self._shape))
-            sites = backend_for(self.device).coarse_sites(self.index(), geometry, shape)
+            with _keepable():
+                sites = backend_for(self.device).coarse_sites(self.index(), geometry, shape)
             coarse = Coordinates._trusted(sites, shape, self._batch_size)
             self._memo[key] = (coarse, self._build(self, coarse, geometry))
         return self._memo[key]
@@ -246,7 +255,8 @@ class Coordinates:
             shape = None
             if self._shape is not None:
                 shape = tuple(geometry.transposed_output_shape(self._shape, output_padding))
-            sites = backend_for(self.device).fine_sites(self.index(), geometry, shape)
+            with _keepable():
+                sites = backend_for(self.device).fine_sites(self.index(), geometry, shape)
             fine = Coordinates._trusted(sites, shape, self._batch_size)
             self._memo[key] = (fine, self._build(fine, self, geometry).transposed())
         return self._memo[key]
@@ -273,7 +283,8 @@ class Coordinates:
     @staticmethod
     def _build(fine: Coordinates, coarse: Coordinates, geometry: ConvGeometry) -> KernelMap:
         backend = backend_for(fine.device)
-        fine_rows, coarse_rows, tap_offsets = backend.kernel_pairs(fine.index(), coarse.index(), geometry)
+        with _keepable():
+            fine_rows, coarse_rows, tap_offsets = backend.kernel_pairs(fine.index(), coarse.index(), geometry)
         ascend = fine.is_sorted() and coarse.is_sorted()
         return KernelMap(fine_rows, coarse_rows, tap_offsets, len(fine), len(coarse), ascend)
 

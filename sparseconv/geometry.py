@@ -31,6 +31,8 @@ def per_axis(value: object, ndim: int, name: str, *, minimum: int, maximum: int)
         TypeError: a value is not an integer.
         ValueError: the length is not ``ndim``, or a value is out of bounds.
     """
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()  # type: ignore[attr-defined]
     is_sequence = isinstance(value, Iterable) and not isinstance(value, str | bytes)
     items: tuple[object, ...] = tuple(value) if is_sequence else (value,) * ndim  # type: ignore[arg-type]
     if len(items) != ndim:

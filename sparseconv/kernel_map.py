@@ -74,7 +74,9 @@ class KernelMap:
         in_rows, out_rows = self.out_rows, self.in_rows
         if not self.in_rows_ascend:
             backend = backend_for(in_rows.device)
-            in_rows, out_rows = backend.order_pairs(in_rows, out_rows, self.tap_offsets)
+            # Kept, so it must serve training after an evaluation in inference mode.
+            with torch.inference_mode(False):
+                in_rows, out_rows = backend.order_pairs(in_rows, out_rows, self.tap_offsets)
         return KernelMap(in_rows, out_rows, self.tap_offsets, self.n_out, self.n_in, self.in_rows_ascend)
 
     def macs(self, c_in: int, c_out: int, groups: int = 1) -> int:
@@ -94,7 +96,8 @@ class KernelMap:
 
     @functools.cached_property
     def _in_counts(self) -> Tensor:
-        return torch.bincount(self.out_rows, minlength=self.n_out)
+        with torch.inference_mode(False):
+            return torch.bincount(self.out_rows, minlength=self.n_out)
 
     def __repr__(self) -> str:
         """Sizes only."""

@@ -251,6 +251,15 @@ class SparseTensor:
         self._coordinates.clear_maps()
         return SparseTensor.from_coordinates(self._features, self._coordinates)
 
+    def __getstate__(self) -> tuple[Tensor, Coordinates, dict[str, NamedMap]]:
+        """What a copy or a pickle carries."""
+        return self._features, self._coordinates, dict(self._named_maps)
+
+    def __setstate__(self, state: tuple[Tensor, Coordinates, dict[str, NamedMap]]) -> None:
+        """Rebuild; the mapping of names is read-only again."""
+        self._features, self._coordinates, names = state
+        self._named_maps = MappingProxyType(names)
+
     def _bounded_shape(self, what: str) -> list[int]:
         shape = self.spatial_shape
         if shape is None:
@@ -265,6 +274,19 @@ class SparseTensor:
         return (
             f"SparseTensor(features={list(self._features.shape)} {self.dtype}, "
             f"spatial_shape={self.spatial_shape}, batch_size={self.batch_size}, device='{self.device}')"
+        )
+
+
+def check_sparse(value: object, user: str) -> None:
+    """Refuse what is no sparse tensor.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(value, SparseTensor):
+        raise TypeError(
+            f"{user} takes a SparseTensor, got {type(value).__name__}: build one with "
+            "SparseTensor(features, indices, ..) or voxelize(..).to_sparse()"
         )
 
 

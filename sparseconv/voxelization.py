@@ -17,10 +17,15 @@ from torch import Tensor
 
 from sparseconv.backends import backend_for
 from sparseconv.coordinates import CoordinateHash, Coordinates
+from sparseconv.geometry import per_axis
 from sparseconv.tensor import SparseTensor
 
 Reduce = Literal["mean", "sum", "max", "first"]
 _REDUCTIONS = ("mean", "sum", "max", "first")
+_MAX_CELLS = (1 << 31) - 1
+_HALF = (torch.float16, torch.bfloat16)
+# Largest float32 below 2**31 that still leaves room for the neighbouring cell.
+_FAR = 2147483392.0
 
 PointsLike = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 
@@ -52,8 +57,10 @@ class VoxelGrid:
             ValueError: a size that is not positive, a range that is not 6 numbers in order, or non-finite values.
         """
         size = _three(voxel_size, "voxel_size")
-        if any(not math.isfinite(s) or s <= 0 for s in size):
-            raise ValueError(f"voxel_size must be positive and finite, got {voxel_size!r}")
+        # Voxels are computed in float32, where a tiny size is zero and a huge one infinite.
+        with np.errstate(over="ignore", under="ignore"):
+            if any(not 0 < np.float32(s) < np.inf for s in size):
+                raise ValueError(f"voxel_size must be positive and finite, got {voxel_size!r} (as float32)")
         if point_cloud_range is None:
             return cls(size, (0.0, 0.0, 0.0), None)
         bounds = [float(value) for value in point_cloud_range]
@@ -68,6 +75,11 @@ class VoxelGrid:
                 f"{point_cloud_range!r}"
             )
         shape = tuple(round((h - l) / s) for l, h, s in zip(low, high, size, strict=True))
+        if any(n > _MAX_CELLS for n in shape):
+            raise ValueError(
+                f"point_cloud_range {point_cloud_range!r} holds {shape} voxels of size {size} along x, y, z, "
+                f"beyond the int32 limit of {_MAX_CELLS} an axis: use larger voxels or a smaller range"
+            )
         if any(n < 1 for n in shape):
             raise ValueError(
                 f"point_cloud_range {point_cloud_range!r} is smaller than half a voxel of size {size}: the grid "
@@ -153,20 +165,31 @@ class HardVoxels:
 
 
 def _three(value: float | Sequence[float], name: str) -> tuple[float, ...]:
-    items = [value] * 3 if isinstance(value, int | float) else list(value)
-    if len(items) != 3:
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()  # type: ignore[union-attr]
+    try:
+        items = [value] * 3 if isinstance(value, int | float) else list(value)
+        numbers = tuple(float(item) for item in items)
+    except TypeError:
+        raise TypeError(f"{name} must be one number or three (x, y, z), got {value!r}") from None
+    if len(numbers) != 3:
         raise ValueError(f"{name} must be one number or three (x, y, z), got {value!r}")
-    return tuple(float(item) for item in items)
+    return numbers
 
 
 def _as_cloud(points: Any) -> Tensor:
-    """One cloud as a float tensor ``[N, 3+F]``; float32 unless it already is a float tensor."""
+    """One cloud as a contiguous float32 tensor ``[N, 3+F]``."""
     if isinstance(points, np.ndarray):
         if points.dtype.kind not in "fiu":
             raise TypeError(f"points must be numbers, got an array of {points.dtype}")
-        points = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32))
+        # Read-only arrays (np.frombuffer) are copied: torch has no read-only tensors.
+        with np.errstate(over="ignore"):
+            points = torch.from_numpy(np.require(points, np.float32, ["C", "W"]))
     if not isinstance(points, Tensor):
-        raise TypeError(f"points must be a numpy array or a torch tensor [N, 3+F], got {type(points).__name__}")
+        raise TypeError(
+            "points must be a numpy array or a torch tensor [N, 3+F], or a list of them, got "
+            f"{type(points).__name__}"
+        )
     if points.dim() != 2 or points.shape[1] < 3:
         raise ValueError(f"points must have shape [N, 3+F] (x, y, z, then features), got {list(points.shape)}")
     return points.float().contiguous()
@@ -174,9 +197,7 @@ def _as_cloud(points: Any) -> Tensor:
 
 def _as_batch(points: PointsLike) -> tuple[Tensor, Tensor, int]:
     """All points of the batch behind each other, the sample of each, and the number of samples."""
-    clouds = (
-        [_as_cloud(points)] if isinstance(points, Tensor | np.ndarray) else [_as_cloud(cloud) for cloud in points]
-    )
+    clouds = [_as_cloud(cloud) for cloud in (points if isinstance(points, list | tuple) else [points])]
     if not clouds:
         raise ValueError("the batch holds no cloud: pass at least one, which may have no points")
     widths = {cloud.shape[1] for cloud in clouds}
@@ -259,20 +280,53 @@ def reduce_points(
 ) -> tuple[Tensor, Tensor]:
     """Reduce point rows ``[N, C]`` by voxel, in order of points; -1 in ``point_rows`` drops a point.
 
+    Args:
+        values: floating point ``[N, C]``; half types are summed in float32.
+        point_rows: int64 ``[N]``.
+        n_voxels: number of voxels.
+        reduce: as in :func:`voxelize`.
+
     Returns:
-        Voxel rows ``[n_voxels, C]`` and the number of points of each, int32. Gradients flow through ``mean``
-        and ``sum``.
+        Voxel rows ``[n_voxels, C]`` (zero where no point lies) and the number of points of each, int32. Gradients
+        flow through ``mean`` and ``sum``.
+
+    Raises:
+        TypeError, ValueError: shapes or types do not fit, or a row is out of range.
     """
+    _check_reduction(values, point_rows, n_voxels, reduce)
+    if values.requires_grad and torch.is_grad_enabled() and reduce in ("mean", "sum"):
+        return _reduce_with_gradient(values, point_rows, n_voxels, reduce)
     backend = backend_for(values.device)
-    if not (values.requires_grad and torch.is_grad_enabled()) or reduce in ("max", "first"):
-        return backend.reduce_points(values.detach().contiguous(), point_rows, n_voxels, reduce)
+    wide = values.detach().float() if values.dtype in _HALF else values.detach()
+    features, counts = backend.reduce_points(wide.contiguous(), point_rows.contiguous(), n_voxels, reduce)
+    return features.to(values.dtype), counts
+
+
+def _check_reduction(values: Tensor, point_rows: Tensor, n_voxels: int, reduce: str) -> None:
+    if reduce not in _REDUCTIONS:
+        raise ValueError(f"reduce must be one of {', '.join(_REDUCTIONS)}, got {reduce!r}")
+    if values.dim() != 2 or not values.is_floating_point():
+        raise ValueError(f"values must be floating point [N, C], got {values.dtype} {list(values.shape)}")
+    if point_rows.dtype != torch.int64:
+        raise TypeError(f"point_rows must be int64, got {point_rows.dtype}")
+    if point_rows.shape != (len(values),):
+        raise ValueError(
+            f"point_rows must hold one row for each of the {len(values)} values, got {list(point_rows.shape)}"
+        )
+    low, high = (int(bound) for bound in torch.aminmax(point_rows)) if len(point_rows) else (-1, -1)
+    if low < -1 or high >= n_voxels:
+        raise ValueError(f"point_rows must lie in -1 .. {n_voxels - 1} (-1 drops a point), got {low} .. {high}")
+
+
+def _reduce_with_gradient(values: Tensor, point_rows: Tensor, n_voxels: int, reduce: str) -> tuple[Tensor, Tensor]:
     kept = torch.nonzero(point_rows >= 0)[:, 0]
     rows = point_rows[kept]
     counts = torch.bincount(rows, minlength=n_voxels)
-    total = values.new_zeros((n_voxels, values.shape[1])).index_add(0, rows, values[kept])
+    wide = values.float() if values.dtype in _HALF else values
+    total = wide.new_zeros((n_voxels, values.shape[1])).index_add(0, rows, wide[kept])
     if reduce == "mean":
         total = total / counts.clamp(min=1)[:, None]
-    return total, counts.int()
+    return total.to(values.dtype), counts.int()
 
 
 def hard_voxelize(
@@ -303,9 +357,8 @@ def hard_voxelize(
     Raises:
         TypeError, ValueError: what came, what was expected, what to do.
     """
-    for name, value in (("max_points", max_points), ("max_voxels", max_voxels)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    (max_points,) = per_axis(max_points, 1, "max_points", minimum=1, maximum=_MAX_CELLS)
+    (max_voxels,) = per_axis(max_voxels, 1, "max_voxels", minimum=1, maximum=_MAX_CELLS)
     if order not in ("first", "sorted"):
         raise ValueError(f"order must be 'first' or 'sorted', got {order!r}")
     grid = VoxelGrid.create(voxel_size, point_cloud_range)
@@ -375,11 +428,7 @@ def devoxelize(
             f"{list(features.shape)}"
         )
     if mode == "nearest":
-        rows = voxels.point_rows
-        if len(features) == 0:
-            return features.new_zeros((len(rows), features.shape[1]))
-        taken = features.index_select(0, rows.clamp(min=0))
-        return torch.where((rows >= 0)[:, None], taken, 0)
+        return _rows_or_zero(features, voxels.point_rows)
     if mode != "trilinear":
         raise ValueError(f"mode must be 'nearest' or 'trilinear', got {mode!r}")
     if points is None:
@@ -390,24 +439,28 @@ def devoxelize(
     return _trilinear(features, voxels, cloud[:, :3], batch)
 
 
+def _rows_or_zero(features: Tensor, rows: Tensor) -> Tensor:
+    """Feature row of each entry, zeros for -1: from a row of zeros behind the features, so that none leaks."""
+    padded = torch.cat([features, features.new_zeros((1, features.shape[1]))])
+    return padded.index_select(0, torch.where(rows < 0, len(features), rows))
+
+
 def _trilinear(features: Tensor, voxels: Voxels, xyz: Tensor, batch: Tensor) -> Tensor:
-    out = features.new_zeros((len(xyz), features.shape[1]))
-    if len(features) == 0 or len(xyz) == 0:
-        return out
     index = CoordinateHash(voxels.indices)
     scaled = (xyz - xyz.new_tensor(voxels.grid.origin)) / xyz.new_tensor(voxels.grid.voxel_size) - 0.5
     # Far and non-finite points find no voxel: they are moved to where none can be.
-    reachable = scaled.isfinite().all(1) & (scaled.abs() < 2147483392.0).all(1)
+    reachable = scaled.isfinite().all(1) & (scaled.abs() < _FAR).all(1)
     scaled = torch.where(reachable[:, None], scaled, 0)
     corner = scaled.floor()
     fraction = scaled - corner
+    out = features.new_zeros((len(xyz), features.shape[1]))
     total = features.new_zeros((len(xyz), 1))
     for bits in range(8):
         step = corner.new_tensor([bits & 1, bits >> 1 & 1, bits >> 2 & 1])
         sites = torch.cat([batch[:, None].int(), (corner + step).int().flip(1)], 1)
-        rows = index.query(sites)
+        rows = torch.where(reachable, index.query(sites), -1)
         weight = torch.where(step > 0, fraction, 1 - fraction).prod(1)
-        weight = torch.where((rows >= 0) & reachable, weight, 0).to(features.dtype)[:, None]
-        out = out + weight * features.index_select(0, rows.clamp(min=0))
+        weight = torch.where(rows >= 0, weight, 0).to(features.dtype)[:, None]
+        out = out + weight * _rows_or_zero(features, rows)
         total = total + weight
-    return torch.where(total > 0, out / torch.where(total > 0, total, 1), 0)
+    return out / torch.where(total > 0, total, 1)

@@ -13,9 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import sparseconv as sc
+import sparseconv
 from sparseconv import SparseTensor
-from sparseconv import functional as F
+
+# Untyped on purpose: most calls here are ones that a type checker refuses.
+sc: Any = sparseconv
+F: Any = sparseconv.functional
 
 NAN, INF = float("nan"), float("inf")
 SITES = torch.tensor([[0, 0, 1], [0, 2, 3], [1, 4, 4], [1, 0, 0]], dtype=torch.int32)
@@ -78,8 +81,8 @@ POINTS: dict[str, Case] = {
         lambda: sc.voxelize([[1.0, 2.0, 3.0]], 1),
         TypeError,
         ("numpy array or a torch tensor", "list"),
-    ),  # type: ignore[list-item]
-    "no points at all": (lambda: sc.voxelize(None, 1), TypeError, ("points must", "NoneType")),  # type: ignore[arg-type]
+    ),
+    "no points at all": (lambda: sc.voxelize(None, 1), TypeError, ("points must", "NoneType")),
     "points of strings": (
         lambda: sc.voxelize(np.array([["a", "b", "c"]]), 1),
         TypeError,
@@ -93,9 +96,9 @@ POINTS: dict[str, Case] = {
         ValueError,
         ("same number of columns", "[3, 4]"),
     ),
-    "reduction": (lambda: sc.voxelize(points(), 1, reduce="min"), ValueError, ("mean, sum, max, first", "'min'")),  # type: ignore[arg-type]
-    "nonfinite": (lambda: sc.voxelize(points(), 1, nonfinite="keep"), ValueError, ("'error' or 'drop'", "'keep'")),  # type: ignore[arg-type]
-    "size of none": (lambda: sc.voxelize(points(), None), TypeError, ("voxel_size must", "None")),  # type: ignore[arg-type]
+    "reduction": (lambda: sc.voxelize(points(), 1, reduce="min"), ValueError, ("mean, sum, max, first", "'min'")),
+    "nonfinite": (lambda: sc.voxelize(points(), 1, nonfinite="keep"), ValueError, ("'error' or 'drop'", "'keep'")),
+    "size of none": (lambda: sc.voxelize(points(), None), TypeError, ("voxel_size must", "None")),
     "range of two": (lambda: sc.voxelize(points(), 1, [0, 1]), ValueError, ("6 finite numbers", "[0, 1]")),
     "far apart points": (
         lambda: sc.voxelize(torch.tensor([[2e9, 2e9, 2e9], [-2e9, -2e9, -2e9]]), 1),
@@ -115,9 +118,9 @@ REDUCE: dict[str, Case] = {
         lambda: sc.reduce_points(torch.ones(4, 1), ROWS, 2, "min"),
         ValueError,
         ("mean, sum, max, first", "'min'"),
-    ),  # type: ignore[arg-type]
+    ),
     "unknown with gradient": (
-        lambda: sc.reduce_points(torch.ones(4, 1, requires_grad=True), ROWS, 2, "min"),  # type: ignore[arg-type]
+        lambda: sc.reduce_points(torch.ones(4, 1, requires_grad=True), ROWS, 2, "min"),
         ValueError,
         ("mean, sum, max, first", "'min'"),
     ),
@@ -205,7 +208,7 @@ TENSORS: dict[str, Case] = {
         ValueError,
         ("each of the 4 rows", "[5, 1]"),
     ),
-    "features of numbers": (lambda: tensor().replace_feature([1.0]), TypeError, ("torch.Tensor", "list")),  # type: ignore[arg-type]
+    "features of numbers": (lambda: tensor().replace_feature([1.0]), TypeError, ("torch.Tensor", "list")),
     "integer conversion": (lambda: tensor().to(torch.int32), TypeError, ("floating point", "int32")),
 }
 LAYERS: dict[str, Case] = {
@@ -271,20 +274,20 @@ LAYERS: dict[str, Case] = {
         lambda: sc.SubMConv2d(4, 4, 3)(torch.ones(3, 4)),
         TypeError,
         ("SparseTensor", "Tensor"),
-    ),  # type: ignore[arg-type]
+    ),
     "pool of a plain tensor": (
         lambda: sc.SparseMaxPool2d(2)(torch.ones(3, 4)),
         TypeError,
         ("SparseTensor", "Tensor"),
-    ),  # type: ignore[arg-type]
-    "sum of plain tensors": (lambda: F.add(tensor(), torch.ones(4, 4)), TypeError, ("SparseTensor", "Tensor")),  # type: ignore[arg-type]
-    "sum of a list": (lambda: sc.Add()([tensor(), tensor()]), TypeError, ("SparseTensor", "list")),  # type: ignore[arg-type]
-    "joined list": (lambda: sc.Concatenate()([tensor(), tensor()]), TypeError, ("SparseTensor", "list")),  # type: ignore[arg-type]
+    ),
+    "sum of plain tensors": (lambda: F.add(tensor(), torch.ones(4, 4)), TypeError, ("SparseTensor", "Tensor")),
+    "sum of a list": (lambda: sc.Add()([tensor(), tensor()]), TypeError, ("SparseTensor", "list")),
+    "joined list": (lambda: sc.Concatenate()([tensor(), tensor()]), TypeError, ("SparseTensor", "list")),
     "mask of a list": (
         lambda: F.prune(tensor(), [True, False, True, True]),
         TypeError,
         ("keep must be a bool", "list"),
-    ),  # type: ignore[arg-type]
+    ),
     "mask of numbers": (lambda: F.prune(tensor(), torch.ones(4)), TypeError, ("bool mask", "float32")),
     "short mask": (lambda: F.prune(tensor(), torch.ones(3, dtype=torch.bool)), ValueError, ("[4]", "[3]")),
     "target of another batch": (

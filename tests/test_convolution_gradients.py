@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numba
+import numpy as np
 import pytest
 import torch
 from oracle import conv_pairs, convolve, convolve_grads, dense_conv, swap_pairs, to_dense
@@ -16,6 +18,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import sparseconv as sc
 import sparseconv.functional as F
 from sparseconv import ConvGeometry, KernelMap, SparseTensor, ops
+from sparseconv.backends.cpu import conv
 from sparseconv.functional.conv import convolve_features
 
 SITES = random_sites(9, (5, 6), (0, 2), shuffled=True)
@@ -46,9 +49,11 @@ def forms(groups: int) -> Iterator[tuple[str, Callable[[Tensor, Tensor, Tensor],
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_gradcheck_of_both_orders(backend: str, groups: int) -> None:
     values = (double(9, 4), double(4, 3, 3, 4 // groups), double(4))
+    # Every entry of the Jacobian once, random projections of it elsewhere: two hundred times fewer calls.
+    projected = (backend, groups) != ("cpu", 2)
     for name, form in forms(groups):
-        assert gradcheck(form, values), name
-        assert gradgradcheck(form, values), name
+        assert gradcheck(form, values, fast_mode=projected), name
+        assert gradgradcheck(form, values, fast_mode=True), name
 
 
 def test_gradcheck_of_the_weight_gradient(backend: str) -> None:
@@ -58,7 +63,7 @@ def test_gradcheck_of_the_weight_gradient(backend: str) -> None:
         values = (double(9, 4), double(kernel_map.n_out, 6))
         form = lambda x, g, n=groups: ops.convolve_weight_gradient(x, g, *rows, n)  # noqa: E731
         assert gradcheck(form, values), f"groups {groups}"
-        assert gradgradcheck(form, values), f"groups {groups}"
+        assert gradgradcheck(form, values, fast_mode=True), f"groups {groups}"
 
 
 def map_arguments(kernel_map: KernelMap) -> tuple[Tensor, ...]:
@@ -189,24 +194,20 @@ def test_autocast(backend: str, dtype: torch.dtype) -> None:
 
 
 def heavy(groups: int) -> list[Tensor]:
-    """Features, weight, bias and cotangent gradients of layers on a whole scan, large enough for several threads."""
+    """Results and gradients of two layers on a whole scan, large enough for several threads."""
     torch.manual_seed(3)
     sites = scan_sites()
     sites = sites[torch.randperm(len(sites))]
-    x = torch.randn(len(sites), 16, requires_grad=True)
-    weights = [
-        torch.randn(24, 3, 3, 3, 16 // groups, requires_grad=True),
-        torch.randn(16, 3, 3, 3, 24 // min(groups, 8), requires_grad=True),
+    width = 24 if groups == 1 else 16
+    values = [
+        torch.randn(len(sites), 16, requires_grad=True),
+        torch.randn(width, 3, 3, 3, 16 // groups, requires_grad=True),
+        torch.randn(16, 3, 3, 3, width // groups, requires_grad=True),
+        torch.randn(width, requires_grad=True),
     ]
-    bias = torch.randn(24, requires_grad=True)
-    y = (
-        F.subm_conv(SparseTensor(x, sites, GRID), weights[0][: 24 - 24 % groups], bias, 1, groups)
-        if (groups == 1)
-        else F.subm_conv(SparseTensor(x, sites, GRID), weights[0][:16], bias[:16], 1, groups)
-    )
-    weight = weights[1] if groups == 1 else weights[1][..., : 16 // groups]
-    z = F.sparse_conv(y, weight, None, 2, 1, 1, groups)
-    grads = torch.autograd.grad(z.features, [x, *weights, bias], torch.randn(z.features.shape))
+    y = F.subm_conv(SparseTensor(values[0], sites, GRID), values[1], values[3], 1, groups)
+    z = F.sparse_conv(y, values[2], None, 2, 1, 1, groups)
+    grads = torch.autograd.grad(z.features, values, torch.randn(z.features.shape))
     return [y.features.detach(), z.features.detach(), *grads]
 
 
@@ -282,3 +283,22 @@ def test_a_map_made_without_gradients_serves_them(backend: str) -> None:
     kernel_map = sc.Coordinates(SITES, (5, 6), 3).submanifold_map(ConvGeometry.submanifold(2, 3))
     direct = convolve_features(x, w, None, kernel_map)
     assert torch.equal(direct, F.subm_conv(tensor(x), w).features)
+
+
+def test_memory_that_the_engine_does_not_initialise_is_poisoned() -> None:
+    """What every test here relies on: a forgotten cell would show."""
+    asked = """
+import numpy as np, torch
+floats, ints, like = np.empty(3, np.float32), np.empty(2, np.int32), np.empty_like(np.zeros(2))
+tensor = torch.empty(2)
+rows = tensor.new_empty(2, dtype=torch.int32)
+"""
+    engine: dict[str, Any] = {"__name__": "sparseconv.backends.any"}
+    exec(asked, engine)
+    assert all(bool(np.isnan(engine[name]).all()) for name in ("floats", "like"))
+    assert bool(engine["tensor"].isnan().all())
+    assert all(int(engine[name][0]) > 1 << 30 for name in ("ints", "rows"))
+    kernels = [conv._convolve, conv._pack_weight]
+    assert all(kernel.py_func.__globals__["np"].empty is np.empty for kernel in kernels)
+    compiled = numba.njit(lambda n: np.empty(n).shape[0])
+    assert compiled(3) == 3

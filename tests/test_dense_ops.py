@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from tolerance import tolerance
+
 from sparseconv.dense_ops import Conv2d, ConvTranspose2d, conv2d, conv_transpose2d, dense_kernel_map
 from sparseconv.geometry import ConvGeometry
-from tolerance import tolerance
 
 CASES = [
     # kernel, stride, padding, dilation, groups

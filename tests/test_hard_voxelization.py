@@ -171,8 +171,8 @@ def test_gradients_reach_the_kept_points_alone() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"max_points": 0}, "max_points must be at least 1, got 0"),
-        ({"max_voxels": -3}, "max_voxels must be at least 1, got -3"),
+        ({"max_points": 0}, "max_points must lie in 1 .. 2147483647, got 0"),
+        ({"max_voxels": -3}, "max_voxels must lie in 1 .. 2147483647, got -3"),
         ({"max_points": 2.5}, "max_points"),
         ({"max_voxels": 2.5}, "max_voxels"),
         ({"max_points": "3"}, "max_points"),

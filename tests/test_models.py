@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from test_models_inputs import SECOND_GRID, assert_close, network_tolerance, random_sites, settle
+from test_models_inputs import SECOND_GRID, assert_close, network_tolerance, random_voxels, settle
 from torch import nn
 
 from sparseconv import SparseTensor
@@ -117,7 +117,6 @@ PARAMETERS = {
 
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
-    torch.manual_seed(0)
     return str(request.param)
 
 
@@ -129,7 +128,7 @@ def results(output: BackboneOutput) -> list[SparseTensor]:
 
 def settled(name: str) -> nn.Module:
     model = build_model(name, 4).double()
-    return settle(model, random_sites(3000, GRID))
+    return settle(model, random_voxels(3000, GRID))
 
 
 def test_parameter_counts_are_the_papers(name: str) -> None:
@@ -138,7 +137,7 @@ def test_parameter_counts_are_the_papers(name: str) -> None:
 
 
 def test_shapes_on_the_grid_of_second() -> None:
-    x = random_sites(400, SECOND_GRID, (0, 1), 2).float()
+    x = random_voxels(800, SECOND_GRID, (0, 1), 2).float()
     for backbone, width in ((VoxelBackBone8x(), 64), (VoxelResBackBone8x(), 128), (UNetV2(), 64)):
         output = backbone.eval()(x)
         assert output.encoded.spatial_shape == [2, 200, 176]
@@ -155,7 +154,7 @@ def test_shapes_on_the_grid_of_second() -> None:
 
 
 def test_shapes_of_the_decoders_and_of_the_2d_map() -> None:
-    x = random_sites(400, SECOND_GRID, (0, 1), 2).float()
+    x = random_voxels(800, SECOND_GRID, (0, 1), 2).float()
     voxels = UNetV2().eval()(x).voxels
     assert voxels.features.shape == (len(x), 16)
     assert voxels.coordinates is x.coordinates
@@ -189,7 +188,7 @@ def test_names_are_those_of_published_state_dicts() -> None:
 
 
 def test_bev_stacks_heights_as_channels() -> None:
-    x = random_sites(20, [2, 3, 4], (0, 2), 3)
+    x = random_voxels(30, [2, 3, 4], (0, 2), 3)
     bev = to_bev(x)
     assert bev.shape == (3, 8, 3, 4)
     for row, (sample, z, y, column) in enumerate(x.indices.tolist()):
@@ -198,7 +197,7 @@ def test_bev_stacks_heights_as_channels() -> None:
     with pytest.raises(ValueError, match="2 spatial axes"):
         to_bev(SparseTensor(torch.zeros(0, 1), torch.zeros(0, 3).int(), [2, 2], 1))
     with pytest.raises(ValueError, match="bounded grid"):
-        to_bev(random_sites(20, None))
+        to_bev(random_voxels(20, None))
 
 
 def test_wrong_sizes_are_refused_with_what_to_do() -> None:
@@ -259,7 +258,7 @@ def test_a_single_voxel(name: str, shape: list[int] | None) -> None:
 @pytest.mark.parametrize("shape", [GRID, None], ids=["bounded", "unbounded"])
 def test_samples_do_not_mix_and_may_be_empty(name: str, shape: list[int] | None) -> None:
     model = settled(name)
-    batch = random_sites(150, shape, (0, 2), 4)
+    batch = random_voxels(300, shape, (0, 2), 4)
     with torch.no_grad():
         together = results(model(batch))
         for sample in range(4):
@@ -272,7 +271,7 @@ def test_samples_do_not_mix_and_may_be_empty(name: str, shape: list[int] | None)
 
 def test_the_order_of_voxels_does_not_matter(name: str) -> None:
     model = settled(name)
-    x = random_sites(200, GRID)
+    x = random_voxels(200, GRID)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(5))
     shuffled = SparseTensor(x.features[order], x.indices[order], GRID, 1)
     with torch.no_grad():
@@ -287,7 +286,7 @@ def test_the_order_of_voxels_does_not_matter(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_training_reaches_every_parameter(name: str, shape: list[int] | None, dtype: torch.dtype) -> None:
     model = build_model(name, 4).to(dtype).train()
-    x = random_sites(300, shape, (0, 2), 3).to(dtype)
+    x = random_voxels(600, shape, (0, 2), 3).to(dtype)
     output = model(x)
     used = [output.encoded, *([output.voxels] if isinstance(output, UNetOutput) else [])]
     loss = torch.stack([result.features.square().sum() for result in used]).sum()
@@ -302,7 +301,7 @@ def test_training_reaches_every_parameter(name: str, shape: list[int] | None, dt
 
 def test_copies_and_state_dicts_compute_the_same(name: str) -> None:
     model = settled(name)
-    x = random_sites(200, GRID)
+    x = random_voxels(200, GRID)
     twin = build_model(name, 4).double().eval()
     twin.load_state_dict(model.state_dict())
     with torch.no_grad():
@@ -313,7 +312,7 @@ def test_copies_and_state_dicts_compute_the_same(name: str) -> None:
 
 def test_minkunet_keeps_the_last_cells_of_an_indivisible_grid() -> None:
     model = settled("MinkUNet14")
-    x = random_sites(300, [41, 33, 47])
+    x = random_voxels(300, [41, 33, 47])
     unbounded = SparseTensor(x.features, x.indices, None, 1)
     with torch.no_grad():
         bounded, expected = model(x), model(unbounded)

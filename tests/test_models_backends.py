@@ -41,14 +41,13 @@ def reference_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("scan", [second_voxels, whole_scan], ids=["second", "whole"])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_whole_scan(name: str, scan: Callable[[], SparseTensor], reference_calls: list[int]) -> None:
-    torch.manual_seed(0)
     model = settle(build_model(name, 4), scan())
     with torch.no_grad():
         fast = outputs(model(scan()))
         assert not reference_calls
         with sparseconv.use_backend("reference"):
             expected = outputs(model(scan()))
-    assert max(reference_calls) == len(scan())
+    assert len(scan()) in reference_calls
     assert fast.keys() == expected.keys()
     for key, want in expected.items():
         assert torch.equal(fast[key].indices, want.indices), key
@@ -74,7 +73,6 @@ def gradients(model: nn.Module, bounded: bool) -> dict[str, Tensor]:
 @pytest.mark.parametrize("bounded", [True, False], ids=["bounded", "unbounded"])
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_on_a_crop(name: str, bounded: bool, reference_calls: list[int]) -> None:
-    torch.manual_seed(0)
     sites = crop(CROP, bounded)
     model = settle(build_model(name, 4).double(), sites)
     fast = gradients(model, bounded)

@@ -19,6 +19,7 @@ from test_models_inputs import assert_close, crop, network_tolerance, settle
 from torch import Tensor
 
 from sparseconv import SparseTensor
+from sparseconv.functional import prune
 from sparseconv.models import (
     MinkUNet,
     MinkUNet14,
@@ -29,7 +30,7 @@ from sparseconv.models import (
     VoxelResBackBone8x,
 )
 
-SECOND_CROP = [41, 32, 32]
+SECOND_CROP = [41, 64, 64]
 
 
 @dataclass(frozen=True)
@@ -170,25 +171,26 @@ CASES: list[tuple[Callable[[], Any], Dense, list[int]]] = [
     (VoxelBackBone8x, dense_second, SECOND_CROP),
     (VoxelResBackBone8x, dense_second, SECOND_CROP),
     (UNetV2, dense_unet, SECOND_CROP),
-    (VoxelNeXtBackbone, dense_voxelnext, SECOND_CROP),
+    (VoxelNeXtBackbone, dense_voxelnext, [41, 96, 64]),
     (MinkUNet14, dense_minkunet, [32, 32, 32]),
     (MinkUNet34, dense_minkunet, [32, 32, 32]),
 ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("build", "dense", "shape"), CASES, ids=[case[0].__name__ for case in CASES])  # type: ignore[attr-defined]
+@pytest.mark.parametrize(("build", "dense", "shape"), CASES, ids=[case[0].__name__ for case in CASES])
 def test_equals_the_dense_network(
     build: Callable[[], Any], dense: Dense, shape: list[int], dtype: torch.dtype
 ) -> None:
-    torch.manual_seed(0)
     x = crop(shape).to(dtype)
+    # The far part of the window stays empty, so that coarse levels too have sites that must stay absent.
+    x = prune(x, x.indices[:, 2] < shape[1] // 3)
     model = settle(build().to(dtype), x)
     with torch.no_grad():
         expected = dense(model, Grid.of(x))
         output = model(x)
     result = output.voxels if isinstance(model, UNetV2) else output.encoded
-    assert len(result) > 20
     got = Grid.of(result)
+    assert 20 < len(result) < got.active.numel()
     assert torch.equal(got.active, expected.active)
     assert_close(got.values, expected.values, network_tolerance(model, expected.values))

@@ -32,19 +32,17 @@ class SiteKeys:
     strides: tuple[int, ...]
 
     @classmethod
-    def spanning(cls, low: Sequence[int], high: Sequence[int], last_multiple: int = 1) -> SiteKeys:
+    def spanning(cls, low: Sequence[int], high: Sequence[int]) -> SiteKeys:
         """Keys of the sites from ``low`` to ``high`` (inclusive).
 
         Args:
             low: smallest coordinate of each column, batch first.
             high: largest coordinate of each column; may lie below ``low`` for an empty set.
-            last_multiple: round the last axis' extent up to a multiple of this.
 
         Raises:
             ValueError: the box holds 2**63 cells or more.
         """
         extent = [max(1, int(h) - int(l) + 1) for l, h in zip(low, high, strict=True)]
-        extent[-1] = -(-extent[-1] // last_multiple) * last_multiple
         strides = [1] * len(extent)
         for column in range(len(extent) - 2, -1, -1):
             strides[column] = strides[column + 1] * extent[column + 1]

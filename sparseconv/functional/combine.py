@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import MappingProxyType
 
 import torch
@@ -10,12 +11,14 @@ from torch import Tensor
 from sparseconv.backends import backend_for
 from sparseconv.compilation import eager
 from sparseconv.coordinates import Coordinates
-from sparseconv.tensor import NamedMap, SparseTensor
+from sparseconv.tensor import NamedMap, SparseTensor, check_sparse
 
 
 def _check(tensors: tuple[SparseTensor, ...], name: str) -> None:
     if not tensors:
         raise ValueError(f"{name} needs at least one tensor")
+    for tensor in tensors:
+        check_sparse(tensor, name)
     first = tensors[0]
     for other in tensors[1:]:
         if (
@@ -67,9 +70,10 @@ def add(*tensors: SparseTensor) -> SparseTensor:
             total = total + tensor.features
         return _with_all_names(first.replace_feature(total), tensors)
     union, rows = _on_union(tensors)
-    total = first.features.new_zeros((len(union), first.features.shape[1]))
+    dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    total = first.features.new_zeros((len(union), first.features.shape[1]), dtype=dtype)
     for tensor, places in zip(tensors, rows, strict=True):
-        total = total.index_add(0, places, tensor.features)
+        total = total.index_add(0, places, tensor.features.to(dtype))
     return _with_all_names(SparseTensor.from_coordinates(total, union), tensors)
 
 

@@ -13,7 +13,7 @@ from sparseconv.coordinates import Coordinates
 from sparseconv.functional.naming import recall, remember
 from sparseconv.geometry import ConvGeometry, per_axis
 from sparseconv.kernel_map import KernelMap
-from sparseconv.tensor import NamedMap, SparseTensor
+from sparseconv.tensor import NamedMap, SparseTensor, check_sparse
 
 Size = int | Sequence[int]
 
@@ -48,20 +48,28 @@ def convolve_features(
         raise ValueError(f"the weight {list(weight.shape)} has {taps} taps and the kernel map {kernel_map.volume}")
     if c_out % groups:
         raise ValueError(f"the {c_out} output channels cannot be cut into {groups} groups")
+    if bias is not None and bias.shape != (c_out,):
+        raise ValueError(
+            f"the bias must have shape [{c_out}], one value for each output channel, got {list(bias.shape)}"
+        )
     device = features.device.type
     if torch.is_autocast_enabled(device) and features.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         features, flat = features.to(dtype), flat.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    if features.dtype != flat.dtype:
-        raise TypeError(
-            f"features are {features.dtype} and the weight is {flat.dtype}: convert one of them (model.half(), "
-            "x.float(), ..) or use torch.autocast"
-        )
-    if features.device != flat.device:
-        raise ValueError(
-            f"features are on {features.device} and the weight is on {flat.device}: move one of them with .to()"
-        )
+    for name, parameter in (("weight", flat), ("bias", bias)):
+        if parameter is None:
+            continue
+        if features.dtype != parameter.dtype:
+            raise TypeError(
+                f"features are {features.dtype} and the {name} is {parameter.dtype}: convert one of them "
+                "(model.half(), x.float(), ..) or use torch.autocast"
+            )
+        if features.device != parameter.device:
+            raise ValueError(
+                f"features are on {features.device} and the {name} is on {parameter.device}: move one of them "
+                "with .to()"
+            )
     back_in, back_out = kernel_map.out_rows, kernel_map.in_rows
     if torch.is_grad_enabled() and (features.requires_grad or flat.requires_grad):
         transposed = kernel_map.transposed()
@@ -113,6 +121,7 @@ def subm_conv(
     Raises:
         ValueError: an even kernel, or shapes that do not fit.
     """
+    check_sparse(input, "subm_conv")
     geometry = ConvGeometry.submanifold(input.ndim, _kernel_size(weight, input.ndim), dilation)
     sites = input.coordinates
     kernel_map = sites.submanifold_map(geometry)
@@ -139,6 +148,7 @@ def sparse_conv(
     Raises:
         ValueError: the kernel is larger than the padded grid, or shapes do not fit.
     """
+    check_sparse(input, "sparse_conv")
     geometry = ConvGeometry.create(input.ndim, _kernel_size(weight, input.ndim), stride, padding, dilation)
     sites, kernel_map = input.coordinates.downsample(geometry)
     features = convolve_features(input.features, weight, bias, kernel_map, groups)
@@ -167,6 +177,7 @@ def sparse_conv_transpose(
     Raises:
         ValueError: output_padding is not below the larger of stride and dilation, or shapes do not fit.
     """
+    check_sparse(input, "sparse_conv_transpose")
     geometry = ConvGeometry.create(input.ndim, _kernel_size(weight, input.ndim), stride, padding, dilation)
     extra = check_output_padding(output_padding, geometry)
     sites, kernel_map = input.coordinates.upsample(geometry, extra)
@@ -207,6 +218,7 @@ def inverse_conv(
     Raises:
         ValueError: unknown name, a submanifold layer's, another kernel size, or other sites.
     """
+    check_sparse(input, "inverse_conv")
     record = recall(input, indice_key)
     kernel = _kernel_size(weight, input.ndim)
     if kernel != record.geometry.kernel_size:
@@ -246,6 +258,7 @@ def conv_onto(
     Raises:
         ValueError: another batch size or number of axes, or shapes that do not fit.
     """
+    check_sparse(input, "conv_onto")
     sites = target.coordinates if isinstance(target, SparseTensor) else target
     if sites.batch_size != input.batch_size:
         raise ValueError(

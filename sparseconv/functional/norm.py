@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparseconv.tensor import SparseTensor
+from sparseconv.tensor import SparseTensor, check_sparse
 
 
 def group_norm(
@@ -26,9 +26,10 @@ def group_norm(
         bias: ``[C]`` or None.
         eps: added to the variance.
     """
+    check_sparse(input, "group_norm")
     features = input.features
     rows, channels = features.shape
-    if channels % num_groups:
+    if num_groups < 1 or channels % num_groups:
         raise ValueError(f"the {channels} channels cannot be cut into {num_groups} groups")
     wide = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
     batch = input.indices[:, 0].long()
@@ -60,4 +61,5 @@ def instance_norm(
 
     Ulyanov et al., "Instance Normalization", 2016; absent sites do not count. Arguments as :func:`group_norm`.
     """
+    check_sparse(input, "instance_norm")
     return group_norm(input, input.features.shape[1], weight, bias, eps)

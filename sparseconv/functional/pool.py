@@ -13,7 +13,7 @@ from sparseconv.coordinates import Coordinates
 from sparseconv.functional.naming import recall, remember
 from sparseconv.geometry import ConvGeometry, per_axis
 from sparseconv.kernel_map import KernelMap
-from sparseconv.tensor import NamedMap, SparseTensor
+from sparseconv.tensor import NamedMap, SparseTensor, check_sparse
 
 Size = int | Sequence[int]
 
@@ -34,8 +34,10 @@ def _sum_over(features: Tensor, kernel_map: KernelMap) -> Tensor:
 
 
 def _mean_over(features: Tensor, kernel_map: KernelMap) -> Tensor:
-    counts = kernel_map.in_counts().clamp(min=1)[:, None].to(features.dtype)
-    return _sum_over(features, kernel_map) / counts
+    # A half type holds neither the sum nor the count of many rows.
+    wide = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
+    counts = kernel_map.in_counts().clamp(min=1)[:, None].to(wide.dtype)
+    return (_sum_over(wide, kernel_map) / counts).to(features.dtype)
 
 
 def _pooled_sites(
@@ -46,6 +48,7 @@ def _pooled_sites(
     dilation: Size,
     subm: bool,
 ) -> tuple[NamedMap, Coordinates]:
+    check_sparse(input, "pooling")
     sites = input.coordinates
     if subm:
         geometry = ConvGeometry.submanifold(input.ndim, kernel_size, dilation)
@@ -133,6 +136,7 @@ def unpool(input: SparseTensor, indice_key: str) -> SparseTensor:
     Raises:
         ValueError: unknown name, a submanifold layer's, or other sites.
     """
+    check_sparse(input, "unpool")
     record = recall(input, indice_key)
     features = _mean_over(input.features, record.kernel_map.transposed())
     return SparseTensor.from_coordinates(features, record.inputs, input.named_maps)
@@ -141,6 +145,7 @@ def unpool(input: SparseTensor, indice_key: str) -> SparseTensor:
 @eager
 def upsample(input: SparseTensor, scale: Size) -> SparseTensor:
     """Nearest-neighbour upsampling: each site becomes ``scale`` sites on each axis, with its features."""
+    check_sparse(input, "upsample")
     steps = per_axis(scale, input.ndim, "scale", minimum=1, maximum=1 << 10)
     geometry = ConvGeometry.create(input.ndim, steps, steps)
     sites, kernel_map = input.coordinates.upsample(geometry, (0,) * input.ndim)
@@ -172,6 +177,7 @@ def batch_map(coordinates: Coordinates) -> KernelMap:
 @eager
 def global_max_pool(input: SparseTensor) -> Tensor:
     """Maximum over each sample's sites: ``[B, C]``, 0 for an empty sample."""
+    check_sparse(input, "global_max_pool")
     kernel_map = batch_map(input.coordinates)
     out, _ = ops.max_pool(
         input.features,
@@ -186,10 +192,12 @@ def global_max_pool(input: SparseTensor) -> Tensor:
 @eager
 def global_sum_pool(input: SparseTensor) -> Tensor:
     """Sum over each sample's sites: ``[B, C]``, 0 for an empty sample."""
+    check_sparse(input, "global_sum_pool")
     return _sum_over(input.features, batch_map(input.coordinates))
 
 
 @eager
 def global_avg_pool(input: SparseTensor) -> Tensor:
     """Mean over each sample's sites: ``[B, C]``, 0 for an empty sample."""
+    check_sparse(input, "global_avg_pool")
     return _mean_over(input.features, batch_map(input.coordinates))

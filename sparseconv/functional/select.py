@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparseconv.coordinates import Coordinates
-from sparseconv.tensor import SparseTensor
+from sparseconv.tensor import SparseTensor, check_sparse
 
 
 def prune(input: SparseTensor, keep: Tensor) -> SparseTensor:
@@ -16,8 +16,10 @@ def prune(input: SparseTensor, keep: Tensor) -> SparseTensor:
         TypeError: ``keep`` is not bool.
         ValueError: another number of rows.
     """
-    if keep.dtype != torch.bool:
-        raise TypeError(f"keep must be a bool mask, got {keep.dtype}")
+    check_sparse(input, "prune")
+    if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
+        came = keep.dtype if isinstance(keep, Tensor) else type(keep).__name__
+        raise TypeError(f"keep must be a bool mask with one entry for each row, got {came}")
     if keep.shape != (len(input),):
         raise ValueError(f"keep must have shape [{len(input)}], got {list(keep.shape)}")
     rows = torch.nonzero(keep)[:, 0]

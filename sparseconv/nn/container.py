@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, overload
@@ -45,7 +46,9 @@ class Sequential(SparseModule):
         Raises:
             KeyError: the name is taken.
         """
-        name = str(len(self._modules)) if name is None else name
+        if name is None:
+            # A slice keeps the names of its modules, so the length alone may be taken.
+            name = next(str(n) for n in itertools.count(len(self)) if str(n) not in self._modules)
         if name in self._modules:
             raise KeyError(f"the module name {name!r} is taken")
         self.add_module(name, module)
@@ -91,7 +94,7 @@ class ToDense(SparseModule):
 
 
 class Add(SparseModule):
-    """Sum of a list of tensors. See :func:`sparseconv.functional.add`."""
+    """Sum of tensors. See :func:`sparseconv.functional.add`."""
 
     def forward(self, *tensors: SparseTensor) -> SparseTensor:
         """See :func:`sparseconv.functional.add`."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from sparseconv import functional as F
 from sparseconv.nn.module import SparseModule
-from sparseconv.tensor import SparseTensor
+from sparseconv.tensor import SparseTensor, check_sparse
 
 Features = TypeVar("Features", SparseTensor, Tensor)
 
@@ -30,32 +30,44 @@ class BatchNorm(_OverFeatures, nn.BatchNorm1d):
     """Batch normalisation over all sites of the batch. See :class:`torch.nn.BatchNorm1d`."""
 
 
-class SyncBatchNorm(_OverFeatures, nn.SyncBatchNorm):
+class SyncBatchNorm(SparseModule, nn.SyncBatchNorm):
     """Batch normalisation over the sites of all processes. See :class:`torch.nn.SyncBatchNorm`.
 
-    :meth:`convert` turns every :class:`BatchNorm` of a model into this class and other torch batch norms into
-    torch's.
+    :meth:`convert_sync_batchnorm` turns every :class:`BatchNorm` of a model into this class, and torch's batch
+    norms into torch's.
     """
 
+    def forward(self, input: Features) -> Features:
+        """Features through the torch module. A process without sites takes part, or the others would wait."""
+        if not isinstance(input, SparseTensor):
+            return super().forward(input)
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if len(input) == 0 and not (self.training and distributed):
+            return input
+        return input.replace_feature(super().forward(input.features))
+
     @classmethod
-    def convert_sync_batchnorm(cls, module: nn.Module, process_group: object | None = None) -> nn.Module:
-        """Replace batch norms inside ``module``; sparse ones stay sparse."""
+    def convert_sync_batchnorm(cls, module: nn.Module, process_group: Any = None) -> nn.Module:
+        """Replace batch norms inside ``module``, keeping their parameters and buffers; sparse ones stay sparse."""
         if isinstance(module, BatchNorm):
             synced = cls(
                 module.num_features,
                 module.eps,
                 module.momentum,
-                module.affine,
-                module.track_running_stats,
-                process_group,
+                affine=False,
+                track_running_stats=False,
+                process_group=process_group,
             )
-            synced.load_state_dict(module.state_dict())
+            synced.affine, synced.track_running_stats = module.affine, module.track_running_stats
+            synced.weight, synced.bias = module.weight, module.bias
+            synced.running_mean, synced.running_var = module.running_mean, module.running_var
+            synced.num_batches_tracked = module.num_batches_tracked
             synced.train(module.training)
-            return synced.to(next(iter(module.state_dict().values()), torch.empty(0)).device)
+            return synced
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             return nn.SyncBatchNorm.convert_sync_batchnorm(module, process_group)
         for name, child in module.named_children():
-            setattr(module, name, cls.convert_sync_batchnorm(child, process_group))
+            module.add_module(name, cls.convert_sync_batchnorm(child, process_group))
         return module
 
 
@@ -95,6 +107,12 @@ class GroupNorm(SparseModule):
 
     def forward(self, input: SparseTensor) -> SparseTensor:
         """See :func:`sparseconv.functional.group_norm`."""
+        check_sparse(input, type(self).__name__)
+        if input.features.shape[1] != self.num_channels:
+            raise ValueError(
+                f"{type(self).__name__} was made for {self.num_channels} channels, got features with "
+                f"{input.features.shape[1]}"
+            )
         return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:

@@ -58,8 +58,14 @@ class _SparsePool(SparseModule):
         )
 
     def extra_repr(self) -> str:
-        """The window."""
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+        """The window, leaving out what is at its default."""
+        parts = [f"kernel_size={self.kernel_size}"]
+        parts.append("subm=True" if self.subm else f"stride={self.stride}, padding={self.padding}")
+        if any(d != 1 for d in self.dilation):
+            parts.append(f"dilation={self.dilation}")
+        if self.indice_key is not None:
+            parts.append(f"indice_key={self.indice_key!r}")
+        return ", ".join(parts)
 
 
 class _SparseMaxPool(_SparsePool):
@@ -137,8 +143,8 @@ class SparseUpsample(SparseModule):
 
     def __init__(self, scale: Size) -> None:
         super().__init__()
-        sides = [scale] if isinstance(scale, int) else list(scale)
-        per_axis(sides, len(sides), "scale", minimum=1, maximum=1 << 10)
+        sides = len(scale) if isinstance(scale, Sequence) else 1
+        per_axis(scale, sides, "scale", minimum=1, maximum=1 << 10)
         self.scale = scale
 
     def forward(self, input: SparseTensor) -> SparseTensor:

@@ -1,8 +1,8 @@
-"""Index of a set of sites: sorted blocks of 64 cells along the last axis, and a hash table over them.
+"""Index of a set of sites: sorted lines for walks, and sorted blocks of 64 cells with a hash table for look-ups.
 
-A block is named by the key of its first cell divided by 64, and holds a 64-bit occupancy mask and the rank
-(place in lexicographic order) of its first site. The rank of any site is the block's rank plus the number of
-mask bits below its own, so one look-up answers for 64 cells.
+A block is 64 successive keys. It holds a 64-bit occupancy mask and the rank (place in lexicographic order) of its
+first site; the rank of any site is the block's rank plus the number of mask bits below its own, so one look-up
+answers for 64 cells.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.threads import run_ranges
 from sparseconv.backends.site_keys import SiteKeys
 
-_BLOCK = 64
 _SMALLEST_RANGE = 16384  # sites; packing one costs about 2 ns, waking a thread about 20 us
 _EMPTY = -1
 
@@ -96,19 +95,18 @@ def _fill_blocks(keys, block_keys, block_masks, block_ranks):
 
 
 @kernel
-def _fill_lines(sites, line_starts):
-    """Starts of the runs of sites that differ in the last axis only; returns their number."""
-    rows, columns = sites.shape
+def _fill_lines(keys, line_length, line_keys, line_starts):
+    """Keys and starts of the runs of sites that differ in the last axis only; returns their number."""
     lines = 0
-    for r in range(rows):
-        is_new = r == 0
-        for c in range(columns - 2, -1, -1):
-            if not is_new and sites[r, c] != sites[r - 1, c]:
-                is_new = True
-        if is_new:
+    stop = np.int64(0)
+    for r in range(keys.shape[0]):
+        if keys[r] >= stop:
+            line = keys[r] // line_length
+            stop = (line + 1) * line_length
+            line_keys[lines] = line
             line_starts[lines] = r
             lines += 1
-    line_starts[lines] = rows
+    line_starts[lines] = keys.shape[0]
     return lines
 
 
@@ -165,13 +163,15 @@ class SiteIndex:
     """A set of distinct sites, sorted, with its blocks and lines.
 
     Attributes:
-        keys: bounding box; the extent of the last axis is a multiple of 64.
+        keys: bounding box and strides.
         sites: int32 ``[N, 1+D]`` in lexicographic order.
         order: int32 ``[N]``, the caller's row of each sorted site; None where the rows came sorted.
         block_keys: int64 ``[B]`` ascending, key of a block's first cell divided by 64.
         block_masks: uint64 ``[B]`` occupancy.
         block_ranks: int32 ``[B]`` rank of a block's first site.
-        line_starts: int32 ``[L+1]``, runs of sites that differ in the last axis only.
+        line_keys: int64 ``[L]`` ascending, the key of all columns but the last, of each run of sites that
+            differ in the last axis only.
+        line_starts: int32 ``[L+1]``, first site of each of these lines.
     """
 
     keys: SiteKeys
@@ -180,6 +180,7 @@ class SiteIndex:
     block_keys: NDArray[np.int64]
     block_masks: NDArray[np.uint64]
     block_ranks: NDArray[np.int32]
+    line_keys: NDArray[np.int64]
     line_starts: NDArray[np.int32]
 
     @functools.cached_property
@@ -195,7 +196,7 @@ class SiteIndex:
         return table_keys, table_blocks
 
 
-def pack_sites(indices: NDArray[np.int32], last_multiple: int) -> tuple[SiteKeys, NDArray[np.int64]]:
+def pack_sites(indices: NDArray[np.int32]) -> tuple[SiteKeys, NDArray[np.int64]]:
     """Bounding box and key of each row of ``indices [N, 1+D]``.
 
     Raises:
@@ -206,7 +207,7 @@ def pack_sites(indices: NDArray[np.int32], last_multiple: int) -> tuple[SiteKeys
     high = np.full(columns, -1, np.int64)
     if rows:
         _bounds(indices, low, high)
-    keys = SiteKeys.spanning(low.tolist(), high.tolist(), last_multiple)
+    keys = SiteKeys.spanning(low.tolist(), high.tolist())
     packed = np.empty(rows, np.int64)
     strides = np.array(keys.strides, np.int64)
     run_ranges(lambda start, stop: _pack(indices, low, strides, start, stop, packed), rows, _SMALLEST_RANGE)
@@ -232,7 +233,7 @@ def argsort_keys(keys: NDArray[np.int64], key_range: int) -> NDArray[np.int64]:
 def build_index(indices: Tensor) -> SiteIndex:
     """See :meth:`sparseconv.backends.Backend.build_index`."""
     rows = indices.detach().contiguous().numpy()
-    keys, packed = pack_sites(rows, _BLOCK)
+    keys, packed = pack_sites(rows)
     order = None
     sites = rows
     if _first_unsorted(packed) < len(packed):
@@ -262,9 +263,19 @@ def index_of_sorted(
     block_masks = np.empty(blocks, np.uint64)
     block_ranks = np.empty(blocks, np.int32)
     _fill_blocks(packed, block_keys, block_masks, block_ranks)
+    line_keys = np.empty(len(sites), np.int64)
     line_starts = np.empty(len(sites) + 1, np.int32)
-    lines = _fill_lines(sites, line_starts)
-    return SiteIndex(keys, sites, order, block_keys, block_masks, block_ranks, line_starts[: lines + 1].copy())
+    lines = _fill_lines(packed, keys.extent[-1], line_keys, line_starts)
+    return SiteIndex(
+        keys,
+        sites,
+        order,
+        block_keys,
+        block_masks,
+        block_ranks,
+        line_keys[:lines],
+        line_starts[: lines + 1],
+    )
 
 
 def is_sorted(index: SiteIndex) -> bool:

@@ -1,21 +1,21 @@
-"""Kernel maps by a walk along sorted blocks: no look-up table, no atomic.
+"""Kernel maps by a walk along sorted lines: no look-up table, no atomic.
 
-The relation ``fine = s * coarse - p + d * t`` is affine with positive slope, so for one tap the fine sites of
-ascending coarse sites ascend as well. Each tap line (the taps that differ in the last axis only) keeps a
-pointer into the fine blocks that only moves forward.
+A line is a run of sites that differ in the last axis only. The relation ``fine = s * coarse - p + d * t`` is
+affine with positive slope, so for one tap the fine sites of ascending coarse sites ascend as well: for each tap
+line (the taps that differ in the last axis only) a pointer moves forward through the fine lines, and inside two
+matching lines another moves forward through the fine sites.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparseconv.backends.cpu.hash import SiteIndex, popcount
+from sparseconv.backends.cpu.hash import SiteIndex
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.threads import run_ranges
 from sparseconv.geometry import ConvGeometry
@@ -23,17 +23,20 @@ from sparseconv.geometry import ConvGeometry
 # Coarse sites per chunk: the scratch of a 3x3x3 kernel (13 mirrored taps x 4096 x 8 bytes) stays in a
 # second-level cache, and a chunk's fixed cost (a binary search for each tap line) stays below 1 %.
 _CHUNK = 4096
+# Kernels of very many taps take smaller chunks, so that a thread's scratch stays below 32 MB.
+_SCRATCH_PAIRS = 1 << 22
+_SMALLEST_CHUNK = 16
 
 
 @kernel
-def _first_block(block_keys, low, name):
-    """First block at or after ``low`` whose key is at least ``name``: gallop, then bisect."""
-    count = block_keys.shape[0]
-    if low >= count or block_keys[low] >= name:
+def _first_line(line_keys, low, key):
+    """First line at or after ``low`` whose key is at least ``key``: gallop, then bisect."""
+    count = line_keys.shape[0]
+    if low >= count or line_keys[low] >= key:
         return low
     step = 1
     high = low + 1
-    while high < count and block_keys[high] < name:
+    while high < count and line_keys[high] < key:
         low = high
         step *= 2
         high = low + step
@@ -41,7 +44,7 @@ def _first_block(block_keys, low, name):
         high = count
     while low + 1 < high:
         middle = (low + high) >> 1
-        if block_keys[middle] < name:
+        if line_keys[middle] < key:
             low = middle
         else:
             high = middle
@@ -49,31 +52,62 @@ def _first_block(block_keys, low, name):
 
 
 @kernel
+def _first_position(positions, low, stop, wanted):
+    """First site at or after ``low`` whose position is at least ``wanted``: gallop, then bisect."""
+    step = 1
+    high = low
+    while high < stop and positions[high] < wanted:
+        low = high + 1
+        high += step
+        step *= 2
+    if high > stop:
+        high = stop
+    while low < high:
+        middle = (low + high) >> 1
+        if positions[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
+def _line_corners(sites, line_starts, stride, low, start, stop, corners):
+    """For each coarse line, ``s * coarse - low`` of the leading columns."""
+    for line in range(start, stop):
+        row = line_starts[line]
+        for c in range(corners.shape[1]):
+            corners[line, c] = np.int64(sites[row, c]) * stride[c] - low[c]
+
+
+@kernel
 def _walk(
-    sites,
+    positions,
     line_starts,
+    corners,
     start,
     stop,
-    stride,
     lead_offsets,
-    last_offsets,
+    stride,
+    shift,
+    spread,
+    last_taps,
     first_tap,
-    low,
     extent,
-    block_strides,
-    block_keys,
-    block_masks,
-    block_ranks,
+    line_strides,
+    fine_keys,
+    fine_starts,
+    fine_positions,
     scratch,
     counts,
 ):
     """Pairs of the coarse sites ``start .. stop`` for every tap from ``first_tap`` on.
 
-    ``scratch[t - first_tap, 0 | 1, :]`` receives the ranks of the fine and the coarse sites, ``counts`` how many.
+    ``positions`` and ``fine_positions`` are the coordinates along the last axis, on which the relation reads
+    ``fine = stride * coarse - shift + spread * t``. ``scratch[t - first_tap, 0 | 1, :]`` receives the ranks of the
+    fine and the coarse sites, ``counts`` how many.
     """
-    columns = sites.shape[1]
-    last = columns - 1
-    last_taps = last_offsets.shape[0]
+    leads = corners.shape[1]
     # The line that holds `start`: the last one that begins at or before it.
     left = 0
     right = line_starts.shape[0] - 1
@@ -83,53 +117,51 @@ def _walk(
             left = middle
         else:
             right = middle
-    first_line = left
     counts[:] = 0
     for tap_line in range(first_tap // last_taps, lead_offsets.shape[0]):
         first_last = max(0, first_tap - tap_line * last_taps)
-        block = 0
-        line = first_line
+        first_slot = tap_line * last_taps - first_tap
+        nearest = spread * first_last - shift
+        farthest = spread * (last_taps - 1) - shift
+        fine_line = 0
+        line = left
         row = start
         while row < stop:
             row_end = min(np.int64(line_starts[line + 1]), stop)
-            base = np.int64(0)
+            key = np.int64(0)
             inside = True
-            for c in range(last):
-                distance = np.int64(sites[row, c]) * stride[c] + lead_offsets[tap_line, c] - low[c]
-                if distance < 0 or distance >= extent[c]:
-                    inside = False
-                    break
-                base += distance * block_strides[c]
+            for c in range(leads):
+                distance = corners[line, c] + lead_offsets[tap_line, c]
+                inside &= (distance >= 0) & (distance < extent[c])
+                key += distance * line_strides[c]
             if inside:
-                block = _first_block(block_keys, block, base)
-                line_end = base + block_strides[last - 1]
-                if block < block_keys.shape[0] and block_keys[block] < line_end:
+                fine_line = _first_line(fine_keys, fine_line, key)
+                if fine_line == fine_keys.shape[0]:
+                    break
+                if fine_keys[fine_line] == key:
+                    fine = np.int64(fine_starts[fine_line])
+                    fine_end = np.int64(fine_starts[fine_line + 1])
                     for r in range(row, row_end):
-                        corner = np.int64(sites[r, last]) * stride[last] - low[last]
-                        probe = block
-                        for t in range(first_last, last_taps):
-                            cell = corner + last_offsets[t]
-                            if cell < 0:
-                                continue
-                            if cell >= extent[last]:
-                                break
-                            name = base + (cell >> 6)
-                            while probe < block_keys.shape[0] and block_keys[probe] < name:
-                                probe += 1
-                            if t == first_last:
-                                block = probe
-                            if probe == block_keys.shape[0]:
-                                break
-                            if block_keys[probe] != name:
-                                continue
-                            bit = np.uint64(cell & 63)
-                            occupancy = block_masks[probe]
-                            if (occupancy >> bit) & np.uint64(1):
-                                below = occupancy & ((np.uint64(1) << bit) - np.uint64(1))
-                                slot = tap_line * last_taps + t - first_tap
-                                scratch[slot, 0, counts[slot]] = block_ranks[probe] + popcount(below)
+                        corner = np.int64(positions[r]) * stride
+                        while fine < fine_end and fine_positions[fine] < corner + nearest:
+                            fine += 1
+                        probe = fine
+                        if spread == 1:
+                            while probe < fine_end and fine_positions[probe] <= corner + farthest:
+                                slot = first_slot + (fine_positions[probe] - corner + shift)
+                                scratch[slot, 0, counts[slot]] = probe
                                 scratch[slot, 1, counts[slot]] = r
                                 counts[slot] += 1
+                                probe += 1
+                        else:
+                            for t in range(first_last, last_taps):
+                                wanted = corner + spread * t - shift
+                                probe = _first_position(fine_positions, probe, fine_end, wanted)
+                                if probe < fine_end and fine_positions[probe] == wanted:
+                                    slot = first_slot + t
+                                    scratch[slot, 0, counts[slot]] = probe
+                                    scratch[slot, 1, counts[slot]] = r
+                                    counts[slot] += 1
             row = row_end
             line += 1
 
@@ -183,36 +215,29 @@ def _group_by_row(in_rows, out_rows, tap_offsets, n_out, first_tap, stop_tap, ne
                 place += 1
 
 
-@dataclass(frozen=True)
-class _Relation:
-    """The geometry's constants in the form that the walk reads, batch column included."""
-
-    stride: NDArray[np.int64]
-    lead_offsets: NDArray[np.int64]
-    last_offsets: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, geometry: ConvGeometry) -> _Relation:
-        offsets = [
-            [d * t - p for t in range(k)]
-            for k, d, p in zip(geometry.kernel_size, geometry.dilation, geometry.padding, strict=True)
-        ]
-        lead = np.array(list(itertools.product([0], *offsets[:-1])), np.int64)
-        return cls(np.array([1, *geometry.stride], np.int64), lead, np.array(offsets[-1], np.int64))
-
-
 def _walk_chunks(
     fine: SiteIndex, coarse: SiteIndex, geometry: ConvGeometry, first_tap: int
 ) -> tuple[list[NDArray[np.int32]], NDArray[np.int64]]:
     """Compacted pairs of each chunk and their counts ``[chunks, taps - first_tap]``."""
-    relation = _Relation.of(geometry)
     rows = len(coarse.sites)
-    chunk = min(_CHUNK, max(1, rows))
+    taps = geometry.volume - first_tap
+    chunk = min(_CHUNK, max(1, rows), max(_SMALLEST_CHUNK, _SCRATCH_PAIRS // max(1, taps)))
     chunks = -(-rows // chunk)
     low = np.array(fine.keys.low, np.int64)
     extent = np.array(fine.keys.extent, np.int64)
-    block_strides = np.array(fine.keys.strides, np.int64) >> 6
-    taps = geometry.volume - first_tap
+    # Strides of the leading columns in units of lines.
+    line_strides = np.array(fine.keys.strides[:-1], np.int64) // fine.keys.extent[-1]
+    stride = np.array([1, *geometry.stride], np.int64)
+    leads = [[0]] + [
+        [d * t - p for t in range(k)]
+        for k, d, p in zip(geometry.kernel_size[:-1], geometry.dilation[:-1], geometry.padding[:-1], strict=True)
+    ]
+    lead_offsets = np.array(list(itertools.product(*leads)), np.int64)
+    lines = len(coarse.line_keys)
+    corners = np.empty((lines, len(low) - 1), np.int64)
+    _line_corners(coarse.sites, coarse.line_starts, stride, low, 0, lines, corners)
+    positions = np.ascontiguousarray(coarse.sites[:, -1])
+    fine_positions = positions if fine is coarse else np.ascontiguousarray(fine.sites[:, -1])
     counts = np.zeros((chunks, taps), np.int64)
     packed: list[NDArray[np.int32]] = [np.empty((2, 0), np.int32)] * chunks
 
@@ -220,20 +245,22 @@ def _walk_chunks(
         scratch = np.empty((taps, 2, chunk), np.int32)
         for number in range(first, stop):
             _walk(
-                coarse.sites,
+                positions,
                 coarse.line_starts,
+                corners,
                 number * chunk,
                 min(rows, (number + 1) * chunk),
-                relation.stride,
-                relation.lead_offsets,
-                relation.last_offsets,
+                lead_offsets,
+                geometry.stride[-1],
+                geometry.padding[-1],
+                geometry.dilation[-1],
+                geometry.kernel_size[-1],
                 first_tap,
-                low,
                 extent,
-                block_strides,
-                fine.block_keys,
-                fine.block_masks,
-                fine.block_ranks,
+                line_strides,
+                fine.line_keys,
+                fine.line_starts,
+                fine_positions,
                 scratch,
                 counts[number],
             )

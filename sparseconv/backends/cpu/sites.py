@@ -220,7 +220,7 @@ def fine_sites(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] | 
 def unique_sites(indices: Tensor) -> tuple[Tensor, Tensor]:
     """See :meth:`sparseconv.backends.Backend.unique_sites`."""
     sites = indices.detach().contiguous().numpy()
-    box, packed = pack_sites(sites, 1)
+    box, packed = pack_sites(sites)
     order = argsort_keys(packed, box.cells)
     packed = packed[order]
     rows = np.empty(len(sites), np.int64)

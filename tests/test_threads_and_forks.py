@@ -1,0 +1,275 @@
+"""Many Python threads, forked and spawned workers, and a cache folder that others write, damage or forbid."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scans import GRID, random_sites, scan_sites
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+import sparseconv as sc
+import sparseconv.functional as F
+from sparseconv import SparseTensor
+from sparseconv.backends.cpu import threads as pool
+
+# A worker that hangs is reported after this many seconds.
+_PATIENCE = 120
+
+
+def work(seed: int, sites: Tensor) -> list[Tensor]:
+    """Maps, values and gradients of two layers; the same numbers whenever it is called."""
+    generator = torch.Generator().manual_seed(seed)
+    sites = sites[torch.randperm(len(sites), generator=generator)]
+    x = torch.randn(len(sites), 8, generator=generator).requires_grad_()
+    w = torch.randn(8, 3, 3, 3, 8, generator=generator).requires_grad_()
+    y = F.subm_conv(SparseTensor(x, sites, GRID), w)
+    z = F.sparse_conv(y, w, None, 2, 1)
+    grads = torch.autograd.grad(z.features.square().sum(), (x, w))
+    return [y.features.detach(), z.indices, z.features.detach(), *grads]
+
+
+def assert_equal(found: list[Tensor], expected: list[Tensor], what: str) -> None:
+    for number, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert torch.equal(a, b), f"{what}: tensor {number}"
+
+
+def test_many_threads_give_the_bits_of_one() -> None:
+    sites = scan_sites()[:6000]
+    torch.set_num_threads(2)
+    expected = [work(seed, sites) for seed in range(4)]
+    start = threading.Barrier(8)
+
+    def one(number: int) -> list[Tensor]:
+        start.wait(_PATIENCE)
+        return work(number % 4, sites)
+
+    with ThreadPoolExecutor(8) as callers:
+        for number, found in enumerate(callers.map(one, range(8), timeout=_PATIENCE)):
+            assert_equal(found, expected[number % 4], f"caller {number}")
+
+
+def test_threads_that_share_coordinates_and_a_layer() -> None:
+    """All at once, on one memo that none has filled yet."""
+    sites = scan_sites()[:4000]
+    layer = sc.SparseConv3d(4, 8, 3, 2, 1)
+    x = torch.randn(len(sites), 4)
+    expected = layer(SparseTensor(x, sites, GRID)).features
+    for attempt in range(5):
+        shared = SparseTensor(x, sites, GRID)
+        start = threading.Barrier(4)
+
+        def one(_: int, shared: SparseTensor = shared, start: threading.Barrier = start) -> Tensor:
+            start.wait(_PATIENCE)
+            return layer(shared).features
+
+        with ThreadPoolExecutor(4) as callers:
+            for found in callers.map(one, range(4), timeout=_PATIENCE):
+                assert torch.equal(found, expected), f"attempt {attempt}"
+
+
+def test_a_backend_chosen_in_one_thread_is_not_chosen_in_another() -> None:
+    from sparseconv.backends import backend_name
+
+    with sc.use_backend("reference"), ThreadPoolExecutor(1) as caller:
+        assert backend_name(torch.device("cpu")) == "reference"
+        assert caller.submit(backend_name, torch.device("cpu")).result() == "cpu"
+    assert backend_name(torch.device("cpu")) == "cpu"
+
+
+# The pool itself
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_ranges_cover_everything_once(threads: int) -> None:
+    torch.set_num_threads(threads)
+    for total in (0, 1, 2, 7, 8, 9, 1000, 1001):
+        for smallest in (0, 1, 3, 1000, 5000):
+            seen = np.zeros(total, np.int64)
+
+            def count(start: int, stop: int, seen: np.ndarray = seen) -> None:
+                seen[start:stop] += 1
+
+            pool.run_ranges(count, total, smallest)
+            assert bool((seen == 1).all()), f"{total} in ranges of at least {smallest}"
+
+
+def test_an_error_in_any_range_reaches_the_caller_and_the_pool_lives_on() -> None:
+    torch.set_num_threads(4)
+    for bad in range(0, 1000, 90):
+
+        def fail(start: int, stop: int, bad: int = bad) -> None:
+            if start <= bad < stop:
+                raise ArithmeticError(f"range with {bad}")
+
+        with pytest.raises(ArithmeticError, match=f"range with {bad}"):
+            pool.run_ranges(fail, 1000, 1)
+    done = []
+    pool.run_ranges(lambda start, stop: done.append(stop - start), 1000, 1)
+    assert sum(done) == 1000
+
+
+def test_ranges_inside_ranges_finish() -> None:
+    torch.set_num_threads(4)
+    total = []
+
+    def outer(start: int, stop: int) -> None:
+        for _ in range(start, stop):
+            pool.run_ranges(lambda first, last: total.append(last - first), 10, 1)
+
+    caller = threading.Thread(target=pool.run_ranges, args=(outer, 40, 1), daemon=True)
+    caller.start()
+    caller.join(_PATIENCE)
+    assert not caller.is_alive(), "nested ranges wait for each other"
+    assert sum(total) == 400
+
+
+# Worker processes
+
+
+class Frames(Dataset[dict[str, Tensor]]):
+    """Voxelizes a cloud and runs a convolution, as a data loader's worker does, on two pool threads."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(index)
+        points = torch.rand(20_000, 4, generator=generator) * 20
+        weight = torch.randn(8, 3, 3, 3, 4, generator=generator)
+        # Workers run on one torch thread; the engine's pool is to be used all the same.
+        torch.get_num_threads = lambda: 2  # type: ignore[assignment]
+        voxels = sc.voxelize(points, 0.5, (0, 0, 0, 20, 20, 20))
+        output = F.sparse_conv(voxels.to_sparse(), weight, None, 2, 1)
+        pid = torch.tensor(os.getpid())
+        return {"indices": output.indices, "features": output.features, "pid": pid, "counts": voxels.num_points}
+
+
+# From Python 3.12 on, forking a process that has threads is warned of; that it works is what is tested.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_a_data_loader(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    expected = [Frames()[index] for index in range(4)]
+    used = []
+    pool.run_ranges(lambda start, stop: used.append(start), 1000, 1)
+    assert pool._pool is not None and used, "the parent has used its pool before it forks"
+    loader = DataLoader(
+        Frames(), batch_size=None, num_workers=2, multiprocessing_context=method, timeout=_PATIENCE
+    )
+    found = list(loader)
+    assert len({int(frame["pid"]) for frame in found} - {os.getpid()}) == 2
+    for index, (a, b) in enumerate(zip(found, expected, strict=True)):
+        for key in ("indices", "features", "counts"):
+            assert torch.equal(a[key], b[key]), f"frame {index}: {key}"
+    assert_equal(list(Frames()[0].values())[:2], list(expected[0].values())[:2], "the parent afterwards")
+
+
+class Tensors(Dataset[SparseTensor]):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> SparseTensor:
+        return SparseTensor(torch.ones(5, 2) * index, random_sites(5, (4, 4), seed=index), (4, 4))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_workers_hand_over_sparse_tensors() -> None:
+    loader = DataLoader(
+        Tensors(), batch_size=None, num_workers=1, multiprocessing_context="fork", timeout=_PATIENCE
+    )
+    for index, found in enumerate(loader):
+        assert torch.equal(found.features, torch.ones(5, 2) * index)
+        assert found.coordinates.same_sites(Tensors()[index].coordinates)
+
+
+# The cache of compiled kernels
+
+_SCRIPT = """
+import torch, sparseconv
+index = sparseconv.CoordinateHash(torch.tensor([[0, 5], [0, 1], [0, 200]], dtype=torch.int32))
+print(index.query(torch.tensor([[0, 1], [0, 5], [0, 200], [0, 7], [1, 5]], dtype=torch.int32)).tolist())
+"""
+_ANSWER = "[1, 0, 2, -1, -1]"
+
+
+def start(cache: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "SPARSECONV_CACHE_DIR": str(cache)}
+    return subprocess.Popen(
+        [sys.executable, "-c", _SCRIPT],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def assert_answers(process: subprocess.Popen[str], what: str) -> None:
+    out, err = process.communicate(timeout=_PATIENCE)
+    assert process.returncode == 0, f"{what}: exit status {process.returncode}\n{err[-2000:]}"
+    assert out.strip() == _ANSWER, f"{what}: {out}"
+
+
+def entries(cache: Path) -> list[Path]:
+    return sorted(cache.rglob("*.nbc"))
+
+
+@pytest.fixture(scope="module")
+def filled_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder that two processes filled at the same time."""
+    cache = tmp_path_factory.mktemp("cache")
+    both = [start(cache), start(cache)]
+    for number, process in enumerate(both):
+        assert_answers(process, f"process {number} of two")
+    return cache
+
+
+def test_two_processes_fill_one_cache(filled_cache: Path) -> None:
+    kernels = {path.name.split(".")[1] for path in entries(filled_cache)}
+    assert {"_query", "_pack", "_fill_blocks"} <= kernels
+    assert not list(filled_cache.rglob("*.tmp"))
+    before = {path: path.stat().st_mtime_ns for path in entries(filled_cache)}
+    assert_answers(start(filled_cache), "a third process")
+    assert {path: path.stat().st_mtime_ns for path in entries(filled_cache)} == before, "it compiled again"
+
+
+def _halve(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def _lose_a_sector(data: bytes) -> bytes:
+    """What a power cut leaves: 512 bytes of zeros in the middle of the machine code."""
+    middle = len(data) // 2
+    return data[:middle] + bytes(512) + data[middle + 512 :]
+
+
+def _swap_in_text(data: bytes) -> bytes:
+    return b"not a kernel" + data[12:]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda _: b"", _halve, _swap_in_text, _lose_a_sector], ids=["empty", "half", "text", "sector"]
+)
+def test_damaged_entries_are_compiled_again(
+    filled_cache: Path, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    for path in entries(filled_cache):
+        copy = tmp_path / path.relative_to(filled_cache)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(damage(path.read_bytes()))
+    assert_answers(start(tmp_path), "on a damaged cache")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert_answers(start(tmp_path / "file"), "a file in place of the folder")
+    assert (tmp_path / "file").read_text() == "in the way"
