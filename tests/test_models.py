@@ -282,8 +282,9 @@ def test_the_order_of_voxels_does_not_matter(name: str) -> None:
         assert_close(got.features, expected.features[rows], network_tolerance(model, expected.features))
 
 
-@pytest.mark.parametrize("shape", [GRID, None], ids=["bounded", "unbounded"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [(GRID, torch.float32), (None, torch.float64)], ids=["bounded", "unbounded"]
+)
 def test_training_reaches_every_parameter(name: str, shape: list[int] | None, dtype: torch.dtype) -> None:
     model = build_model(name, 4).to(dtype).train()
     x = random_voxels(600, shape, (0, 2), 3).to(dtype)
