@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from sparseconv.backends import backend_for, backend_name
-from sparseconv.geometry import MAX_DIMENSIONS, ConvGeometry, per_axis
+from sparseconv.geometry import MAX_CELLS, MAX_DIMENSIONS, ConvGeometry, per_axis
 from sparseconv.kernel_map import KernelMap
-
-_MAX_COORDINATE = (1 << 31) - 1
 
 
 def as_spatial_shape(value: Any, ndim: int) -> tuple[int, ...] | None:
@@ -29,7 +27,7 @@ def as_spatial_shape(value: Any, ndim: int) -> tuple[int, ...] | None:
         value = value.tolist()
     if not isinstance(value, list | tuple):
         raise TypeError(f"spatial_shape must be {ndim} integers, or None for an unbounded grid, got {value!r}")
-    return per_axis(value, ndim, "spatial_shape", minimum=1, maximum=_MAX_COORDINATE)
+    return per_axis(value, ndim, "spatial_shape", minimum=1, maximum=MAX_CELLS)
 
 
 def _check_form(indices: Tensor) -> int:
@@ -55,7 +53,7 @@ def as_int32(indices: Tensor) -> Tensor:
     """
     if indices.dtype == torch.int64:
         low, high = (int(value) for value in torch.aminmax(indices)) if indices.numel() else (0, 0)
-        if low < -_MAX_COORDINATE - 1 or high > _MAX_COORDINATE:
+        if low < -MAX_CELLS - 1 or high > MAX_CELLS:
             raise ValueError(
                 f"indices span {low} .. {high}, beyond the int32 range of a coordinate: shift the sites towards 0 "
                 "or use larger voxels"
@@ -108,7 +106,7 @@ class Coordinates:
         self._shape = as_spatial_shape(spatial_shape, ndim)
         if batch_size is None:
             batch_size = int(self._indices[:, 0].max()) + 1 if len(self._indices) else 1
-        (self._batch_size,) = per_axis(batch_size, 1, "batch_size", minimum=1, maximum=_MAX_COORDINATE)
+        (self._batch_size,) = per_axis(batch_size, 1, "batch_size", minimum=1, maximum=MAX_CELLS)
         self._forget()
         self._check_range()
         self.index()
@@ -123,10 +121,13 @@ class Coordinates:
 
     def _forget(self) -> None:
         self._seen_version = _version(self._indices)
+        self._state = object()
         self._indexes: dict[str, Any] = {}
-        self._memo: dict[tuple[Any, ...], tuple[Coordinates, KernelMap]] = {}
+        self._memo: dict[tuple[Any, ...], tuple[Coordinates, object, KernelMap]] = {}
         # Weak keys: a map onto given sites (these ones included) must not keep them alive.
-        self._maps_onto: WeakKeyDictionary[Coordinates, dict[ConvGeometry, KernelMap]] = WeakKeyDictionary()
+        self._maps_onto: WeakKeyDictionary[Coordinates, tuple[object, dict[ConvGeometry, KernelMap]]] = (
+            WeakKeyDictionary()
+        )
 
     def _check_range(self) -> None:
         if len(self._indices) == 0:
@@ -149,8 +150,9 @@ class Coordinates:
     def _refresh(self) -> None:
         """Check again and drop everything that was built, where the indices were changed in place."""
         if self._seen_version is not None and _version(self._indices) != self._seen_version:
-            self._forget()
+            # Checked first: a change that leaves the grid is refused at every use until it is undone.
             self._check_range()
+            self._forget()
 
     @property
     def indices(self) -> Tensor:
@@ -167,6 +169,12 @@ class Coordinates:
     def batch_size(self) -> int:
         """Number of samples."""
         return self._batch_size
+
+    @property
+    def state(self) -> object:
+        """A token that is another one after every change of the indices: what was built under it is valid."""
+        self._refresh()
+        return self._state
 
     @property
     def ndim(self) -> int:
@@ -226,40 +234,55 @@ class Coordinates:
         if coarse.ndim != self.ndim:
             raise ValueError(f"the input sites have {self.ndim} spatial axes and the output sites {coarse.ndim}")
         self._refresh()
-        coarse._refresh()
         target = self if coarse.same_sites(self) else coarse
-        maps = self._maps_onto.setdefault(target, {})
+        state, maps = self._maps_onto.get(target, (None, {}))
+        if state is not target.state:
+            maps = {}
+            self._maps_onto[target] = (target.state, maps)
         if geometry not in maps:
             maps[geometry] = self._build(self, target, geometry)
         return maps[geometry]
 
     def downsample(self, geometry: ConvGeometry) -> tuple[Coordinates, KernelMap]:
         """Every coarse site that one of these reaches, and the map onto them."""
-        self._check_axes(geometry)
-        self._refresh()
-        key = ("down", geometry)
-        if key not in self._memo:
+        kept = self._kept(("down", geometry))
+        if kept is None:
+            self._check_axes(geometry)
             shape = None if self._shape is None else tuple(geometry.output_shape(self._shape))
             with _keepable():
                 sites = backend_for(self.device).coarse_sites(self.index(), geometry, shape)
             coarse = Coordinates._trusted(sites, shape, self._batch_size)
-            self._memo[key] = (coarse, self._build(self, coarse, geometry))
-        return self._memo[key]
+            kept = self._keep(("down", geometry), coarse, self._build(self, coarse, geometry))
+        return kept
 
     def upsample(self, geometry: ConvGeometry, output_padding: tuple[int, ...]) -> tuple[Coordinates, KernelMap]:
         """Every fine site that one of these (coarse) reaches, and the map onto them."""
-        self._check_axes(geometry)
-        self._refresh()
         key = ("up", geometry, output_padding)
-        if key not in self._memo:
+        kept = self._kept(key)
+        if kept is None:
+            self._check_axes(geometry)
             shape = None
             if self._shape is not None:
                 shape = tuple(geometry.transposed_output_shape(self._shape, output_padding))
             with _keepable():
                 sites = backend_for(self.device).fine_sites(self.index(), geometry, shape)
             fine = Coordinates._trusted(sites, shape, self._batch_size)
-            self._memo[key] = (fine, self._build(fine, self, geometry).transposed())
-        return self._memo[key]
+            kept = self._keep(key, fine, self._build(fine, self, geometry).transposed())
+        return kept
+
+    def _kept(self, key: tuple[Any, ...]) -> tuple[Coordinates, KernelMap] | None:
+        """The kept output set and map, unless either side's indices were changed since."""
+        self._refresh()
+        if key not in self._memo:
+            return None
+        sites, state, kernel_map = self._memo[key]
+        return (sites, kernel_map) if sites.state is state else None
+
+    def _keep(
+        self, key: tuple[Any, ...], sites: Coordinates, kernel_map: KernelMap
+    ) -> tuple[Coordinates, KernelMap]:
+        self._memo[key] = (sites, sites.state, kernel_map)
+        return sites, kernel_map
 
     def clear_maps(self) -> None:
         """Drop every map and output set that was built on these sites."""
@@ -290,13 +313,20 @@ class Coordinates:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle carries: the sites, not what was built on them."""
-        return {"indices": self._indices, "shape": self._shape, "batch_size": self._batch_size}
+        return {
+            "indices": self._indices,
+            "shape": self._shape,
+            "batch_size": self._batch_size,
+            "state": self.state,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Rebuild from the sites alone."""
         self._indices, self._shape = state["indices"], state["shape"]
         self._batch_size = state["batch_size"]
         self._forget()
+        # Named maps that travel along were built under this token.
+        self._state = state["state"]
 
     def __repr__(self) -> str:
         """Sizes only."""

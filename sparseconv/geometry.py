@@ -22,6 +22,7 @@ MAX_DIMENSIONS = 4
 MAX_STEP = 1 << 16
 MAX_KERNEL_SIZE = 1 << 10
 MAX_PADDING = 1 << 26
+MAX_CELLS = (1 << 31) - 1
 
 
 def per_axis(value: object, ndim: int, name: str, *, minimum: int, maximum: int) -> tuple[int, ...]:
@@ -49,6 +50,14 @@ def per_axis(value: object, ndim: int, name: str, *, minimum: int, maximum: int)
             raise ValueError(f"{name} must lie in {minimum} .. {maximum}, got {value!r}")
         numbers.append(number)
     return tuple(numbers)
+
+
+def _check_cells(shape: Sequence[int]) -> None:
+    if max(shape) > MAX_CELLS:
+        raise ValueError(
+            f"the output grid would be {list(shape)}, beyond the int32 limit of {MAX_CELLS} cells on an axis: use "
+            "a smaller spatial_shape, or None for an unbounded grid"
+        )
 
 
 @dataclass(frozen=True)
@@ -161,6 +170,7 @@ class ConvGeometry:
                 f"{list(input_shape)} with padding {self.padding}: the output shape would be {shape}. "
                 "Use a smaller kernel or dilation, more padding, or a larger spatial_shape."
             )
+        _check_cells(shape)
         return shape
 
     def transposed_output_shape(
@@ -189,6 +199,7 @@ class ConvGeometry:
                 f"padding {self.padding} removes the whole output of a transposed convolution of the grid "
                 f"{list(input_shape)}: the output shape would be {shape}. Use less padding."
             )
+        _check_cells(shape)
         return shape
 
     def __str__(self) -> str:

@@ -29,6 +29,7 @@ class NamedMap:
         inputs: the sites that the layer read.
         outputs: the sites that it wrote.
         kernel_map: pairs (input row, output row).
+        states: state tokens of both sets of sites when the map was recorded.
     """
 
     kind: str
@@ -36,6 +37,24 @@ class NamedMap:
     inputs: Coordinates
     outputs: Coordinates
     kernel_map: KernelMap
+    states: tuple[object, object]
+
+    @classmethod
+    def record(
+        cls,
+        kind: str,
+        geometry: ConvGeometry,
+        inputs: Coordinates,
+        outputs: Coordinates,
+        kernel_map: KernelMap,
+    ) -> NamedMap:
+        """Record a map that was just used."""
+        return cls(kind, geometry, inputs, outputs, kernel_map, (inputs.state, outputs.state))
+
+    @property
+    def is_current(self) -> bool:
+        """Whether neither set of sites was changed in place since."""
+        return self.states[0] is self.inputs.state and self.states[1] is self.outputs.state
 
 
 _NO_MAPS: Mapping[str, NamedMap] = MappingProxyType({})

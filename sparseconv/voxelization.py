@@ -17,12 +17,11 @@ from torch import Tensor
 
 from sparseconv.backends import backend_for
 from sparseconv.coordinates import CoordinateHash, Coordinates
-from sparseconv.geometry import per_axis
+from sparseconv.geometry import MAX_CELLS, per_axis
 from sparseconv.tensor import SparseTensor
 
 Reduce = Literal["mean", "sum", "max", "first"]
 _REDUCTIONS = ("mean", "sum", "max", "first")
-_MAX_CELLS = (1 << 31) - 1
 _HALF = (torch.float16, torch.bfloat16)
 # Largest float32 below 2**31 that still leaves room for the neighbouring cell.
 _FAR = 2147483392.0
@@ -75,10 +74,10 @@ class VoxelGrid:
                 f"{point_cloud_range!r}"
             )
         shape = tuple(round((h - l) / s) for l, h, s in zip(low, high, size, strict=True))
-        if any(n > _MAX_CELLS for n in shape):
+        if any(n > MAX_CELLS for n in shape):
             raise ValueError(
                 f"point_cloud_range {point_cloud_range!r} holds {shape} voxels of size {size} along x, y, z, "
-                f"beyond the int32 limit of {_MAX_CELLS} an axis: use larger voxels or a smaller range"
+                f"beyond the int32 limit of {MAX_CELLS} an axis: use larger voxels or a smaller range"
             )
         if any(n < 1 for n in shape):
             raise ValueError(
@@ -357,8 +356,8 @@ def hard_voxelize(
     Raises:
         TypeError, ValueError: what came, what was expected, what to do.
     """
-    (max_points,) = per_axis(max_points, 1, "max_points", minimum=1, maximum=_MAX_CELLS)
-    (max_voxels,) = per_axis(max_voxels, 1, "max_voxels", minimum=1, maximum=_MAX_CELLS)
+    (max_points,) = per_axis(max_points, 1, "max_points", minimum=1, maximum=MAX_CELLS)
+    (max_voxels,) = per_axis(max_voxels, 1, "max_voxels", minimum=1, maximum=MAX_CELLS)
     if order not in ("first", "sorted"):
         raise ValueError(f"order must be 'first' or 'sorted', got {order!r}")
     grid = VoxelGrid.create(voxel_size, point_cloud_range)

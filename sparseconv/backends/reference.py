@@ -139,13 +139,14 @@ def convolve(
     n_out: int,
     groups: int,
 ) -> Tensor:
-    c_out = weight.shape[0]
+    c_out, _, depth = weight.shape
     out = features.new_zeros((n_out, c_out))
-    x = features.reshape(len(features), groups, -1)
+    x = features.reshape(len(features), groups, depth)
     w = weight.reshape(groups, c_out // groups, *weight.shape[1:])
-    for tap, (i, o) in enumerate(_taps(in_rows, out_rows, tap_offsets)):
-        product = torch.einsum("pgc,goc->pgo", x[i], w[:, :, tap])
-        out.index_add_(0, o, product.reshape(len(i), c_out))
+    with torch.autocast(features.device.type, enabled=False):
+        for tap, (i, o) in enumerate(_taps(in_rows, out_rows, tap_offsets)):
+            product = torch.einsum("pgc,goc->pgo", x[i], w[:, :, tap])
+            out.index_add_(0, o, product.reshape(len(i), c_out))
     return out if bias is None else out + bias
 
 
@@ -157,10 +158,12 @@ def weight_gradient(
     tap_offsets: Tensor,
     groups: int,
 ) -> Tensor:
-    x = features.reshape(len(features), groups, features.shape[1] // groups)
-    g = grad.reshape(len(grad), groups, grad.shape[1] // groups)
-    taps = [torch.einsum("pgo,pgc->goc", g[o], x[i]) for i, o in _taps(in_rows, out_rows, tap_offsets)]
-    return torch.stack(taps, 2).reshape(grad.shape[1], len(taps), x.shape[2])
+    c_out, depth = grad.shape[1], features.shape[1] // groups
+    x = features.reshape(len(features), groups, depth)
+    g = grad.reshape(len(grad), groups, c_out // groups)
+    with torch.autocast(features.device.type, enabled=False):
+        taps = [torch.einsum("pgo,pgc->goc", g[o], x[i]) for i, o in _taps(in_rows, out_rows, tap_offsets)]
+    return torch.stack(taps, 2).reshape(c_out, len(taps), depth)
 
 
 def max_pool(

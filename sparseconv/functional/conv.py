@@ -44,6 +44,8 @@ def convolve_features(
             f"features have {features.shape[1]} channels, and the weight {list(weight.shape)} with groups "
             f"{groups} takes {depth * groups}"
         )
+    if features.shape[0] != kernel_map.n_in:
+        raise ValueError(f"features have {features.shape[0]} rows, and the kernel map reads {kernel_map.n_in}")
     if taps != kernel_map.volume:
         raise ValueError(f"the weight {list(weight.shape)} has {taps} taps and the kernel map {kernel_map.volume}")
     if c_out % groups:
@@ -126,7 +128,7 @@ def subm_conv(
     sites = input.coordinates
     kernel_map = sites.submanifold_map(geometry)
     output = input.replace_feature(convolve_features(input.features, weight, bias, kernel_map, groups))
-    record = NamedMap("submanifold", geometry, sites, sites, kernel_map)
+    record = NamedMap.record("submanifold", geometry, sites, sites, kernel_map)
     return remember(input, output, indice_key, record)
 
 
@@ -153,7 +155,7 @@ def sparse_conv(
     sites, kernel_map = input.coordinates.downsample(geometry)
     features = convolve_features(input.features, weight, bias, kernel_map, groups)
     output = SparseTensor.from_coordinates(features, sites, input.named_maps)
-    record = NamedMap("convolution", geometry, input.coordinates, sites, kernel_map)
+    record = NamedMap.record("convolution", geometry, input.coordinates, sites, kernel_map)
     return remember(input, output, indice_key, record)
 
 
@@ -183,7 +185,7 @@ def sparse_conv_transpose(
     sites, kernel_map = input.coordinates.upsample(geometry, extra)
     features = convolve_features(input.features, weight, bias, kernel_map, groups)
     output = SparseTensor.from_coordinates(features, sites, input.named_maps)
-    record = NamedMap("transposed", geometry, input.coordinates, sites, kernel_map)
+    record = NamedMap.record("transposed", geometry, input.coordinates, sites, kernel_map)
     return remember(input, output, indice_key, record)
 
 

@@ -17,7 +17,8 @@ def remember(source: SparseTensor, output: SparseTensor, name: str | None, recor
     if known is None:
         return output.with_named_map(name, record)
     same = (
-        known.kind == record.kind
+        known.is_current
+        and known.kind == record.kind
         and known.geometry == record.geometry
         and known.inputs.same_sites(record.inputs)
         and known.outputs.same_sites(record.outputs)
@@ -50,6 +51,11 @@ def recall(source: SparseTensor, name: str) -> NamedMap:
         raise ValueError(
             f"indice_key {name!r} names a submanifold layer, which changes no sites: name the strided layer to "
             "be undone, or use SubMConv"
+        )
+    if not record.is_current:
+        raise ValueError(
+            f"indices that indice_key {name!r} was built on were changed in place since: change a copy, or run "
+            "the strided layer again"
         )
     if not record.outputs.same_sites(source.coordinates):
         raise ValueError(

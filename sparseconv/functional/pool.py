@@ -52,11 +52,11 @@ def _pooled_sites(
     sites = input.coordinates
     if subm:
         geometry = ConvGeometry.submanifold(input.ndim, kernel_size, dilation)
-        return NamedMap("submanifold", geometry, sites, sites, sites.submanifold_map(geometry)), sites
+        return NamedMap.record("submanifold", geometry, sites, sites, sites.submanifold_map(geometry)), sites
     steps = kernel_size if stride is None else stride
     geometry = ConvGeometry.create(input.ndim, kernel_size, steps, padding, dilation)
     outputs, kernel_map = sites.downsample(geometry)
-    return NamedMap("pooling", geometry, sites, outputs, kernel_map), outputs
+    return NamedMap.record("pooling", geometry, sites, outputs, kernel_map), outputs
 
 
 def _finish(input: SparseTensor, features: Tensor, record: NamedMap, indice_key: str | None) -> SparseTensor:

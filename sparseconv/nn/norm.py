@@ -9,25 +9,29 @@ from torch import Tensor, nn
 
 from sparseconv import functional as F
 from sparseconv.nn.module import SparseModule
+from sparseconv.nn.pointwise import OnFeatures
 from sparseconv.tensor import SparseTensor, check_sparse
 
 Features = TypeVar("Features", SparseTensor, Tensor)
 
 
-class _OverFeatures(SparseModule):
-    """Mixin: run the torch norm that follows in the class order on the features ``[N, C]``."""
+class BatchNorm(SparseModule, nn.BatchNorm1d):
+    """Batch normalisation over all sites of the batch. See :class:`torch.nn.BatchNorm1d`."""
 
     def forward(self, input: Features) -> Features:
-        """Features through the torch module, on the same sites; no statistics are taken of no sites."""
+        """Features through the torch module. No statistics are taken of no sites; gradients are then zero."""
         if not isinstance(input, SparseTensor):
             return super().forward(input)
         if len(input) == 0:
-            return input
+            return input.replace_feature(_scaled(input.features, self.weight, self.bias))
         return input.replace_feature(super().forward(input.features))
 
 
-class BatchNorm(_OverFeatures, nn.BatchNorm1d):
-    """Batch normalisation over all sites of the batch. See :class:`torch.nn.BatchNorm1d`."""
+def _scaled(features: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Empty features tied to the parameters, so that every process of a distributed training has gradients."""
+    if weight is not None and bias is not None:
+        return (features * weight + bias).to(features.dtype)
+    return features
 
 
 class SyncBatchNorm(SparseModule, nn.SyncBatchNorm):
@@ -43,7 +47,7 @@ class SyncBatchNorm(SparseModule, nn.SyncBatchNorm):
             return super().forward(input)
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if len(input) == 0 and not (self.training and distributed):
-            return input
+            return input.replace_feature(_scaled(input.features, self.weight, self.bias))
         return input.replace_feature(super().forward(input.features))
 
     @classmethod
@@ -71,7 +75,7 @@ class SyncBatchNorm(SparseModule, nn.SyncBatchNorm):
         return module
 
 
-class LayerNorm(_OverFeatures, nn.LayerNorm):
+class LayerNorm(OnFeatures, nn.LayerNorm):
     """Layer normalisation over each site's channels. See :class:`torch.nn.LayerNorm`."""
 
 

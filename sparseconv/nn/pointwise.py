@@ -15,7 +15,7 @@ from sparseconv.tensor import SparseTensor
 Features = TypeVar("Features", SparseTensor, Tensor)
 
 
-class _Pointwise(SparseModule):
+class OnFeatures(SparseModule):
     """Mixin: run the torch module that follows in the class order on the features."""
 
     def forward(self, input: Features) -> Features:
@@ -25,57 +25,57 @@ class _Pointwise(SparseModule):
         return super().forward(input)
 
 
-class Identity(_Pointwise, nn.Identity):
+class Identity(OnFeatures, nn.Identity):
     """See :class:`torch.nn.Identity`."""
 
 
-class Linear(_Pointwise, nn.Linear):
+class Linear(OnFeatures, nn.Linear):
     """See :class:`torch.nn.Linear`."""
 
 
-class Dropout(_Pointwise, nn.Dropout):
+class Dropout(OnFeatures, nn.Dropout):
     """See :class:`torch.nn.Dropout`."""
 
 
-class ReLU(_Pointwise, nn.ReLU):
+class ReLU(OnFeatures, nn.ReLU):
     """See :class:`torch.nn.ReLU`."""
 
 
-class ReLU6(_Pointwise, nn.ReLU6):
+class ReLU6(OnFeatures, nn.ReLU6):
     """See :class:`torch.nn.ReLU6`."""
 
 
-class LeakyReLU(_Pointwise, nn.LeakyReLU):
+class LeakyReLU(OnFeatures, nn.LeakyReLU):
     """See :class:`torch.nn.LeakyReLU`."""
 
 
-class PReLU(_Pointwise, nn.PReLU):
+class PReLU(OnFeatures, nn.PReLU):
     """See :class:`torch.nn.PReLU`."""
 
 
-class ELU(_Pointwise, nn.ELU):
+class ELU(OnFeatures, nn.ELU):
     """See :class:`torch.nn.ELU`."""
 
 
-class GELU(_Pointwise, nn.GELU):
+class GELU(OnFeatures, nn.GELU):
     """See :class:`torch.nn.GELU`."""
 
 
-class SiLU(_Pointwise, nn.SiLU):
+class SiLU(OnFeatures, nn.SiLU):
     """See :class:`torch.nn.SiLU`."""
 
 
-class Hardswish(_Pointwise, nn.Hardswish):
+class Hardswish(OnFeatures, nn.Hardswish):
     """See :class:`torch.nn.Hardswish`."""
 
 
-class Softplus(_Pointwise, nn.Softplus):
+class Softplus(OnFeatures, nn.Softplus):
     """See :class:`torch.nn.Softplus`."""
 
 
-class Sigmoid(_Pointwise, nn.Sigmoid):
+class Sigmoid(OnFeatures, nn.Sigmoid):
     """See :class:`torch.nn.Sigmoid`."""
 
 
-class Tanh(_Pointwise, nn.Tanh):
+class Tanh(OnFeatures, nn.Tanh):
     """See :class:`torch.nn.Tanh`."""

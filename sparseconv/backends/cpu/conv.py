@@ -188,6 +188,9 @@ def convolve(
     b = np.zeros(c_out, x.dtype) if bias is None else bias.detach().contiguous().numpy()
     pairs, sources, offsets = out_rows.numpy(), in_rows.numpy(), tap_offsets.numpy()
     out = np.empty((n_out, c_out), x.dtype)
+    if depth == 0 or c_out == 0:
+        out[:] = b
+        return torch.from_numpy(out)
     if depth == 1 and groups > 1:
         depthwise.convolve(x, w, b, sources, pairs, offsets, out)
         return torch.from_numpy(out)
@@ -234,6 +237,8 @@ def weight_gradient(
     offsets = tap_offsets.numpy()
     taps, c_out, depth = len(offsets) - 1, g.shape[1], x.shape[1] // groups
     out = np.empty((c_out, taps, depth), x.dtype)
+    if out.size == 0:
+        return torch.from_numpy(out)
     sources, targets = in_rows.numpy(), out_rows.numpy()
     tasks, first_tasks = _cut_tasks(offsets)
     if depth == 1 and groups > 1:

@@ -7,7 +7,8 @@ disk, so that the next process starts without compiling:
   processes that fill the cache at once cannot mix their entries;
 * the folder's name holds a digest of every source file of this backend, so that an edit anywhere in it
   starts an empty folder (Numba's own cache looks only at the file of the kernel itself);
-* a folder that cannot be written or an entry that cannot be read costs a compilation, never an error.
+* each file begins with the digest of its content, since damaged machine code would run;
+* a folder that cannot be written or an entry that cannot be used costs a compilation, never an error.
 
 The folder is ``$SPARSECONV_CACHE_DIR``, or ``~/.cache/sparseconv`` where that is not set.
 """
@@ -27,6 +28,8 @@ from typing import Any
 import numba
 from numba.core.caching import CompileResultCacheImpl, _Cache
 
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
 
 @functools.cache
 def _sources_digest() -> str:
@@ -42,7 +45,8 @@ def cache_directory() -> Path:
     """Folder that holds the compiled kernels of exactly these sources and this Numba."""
     base = os.environ.get("SPARSECONV_CACHE_DIR")
     root = Path(base) if base else Path.home() / ".cache" / "sparseconv"
-    return root / f"numba-{numba.__version__}-{_sources_digest()}"
+    checks = "-boundscheck" if numba.config.BOUNDSCHECK else ""  # type: ignore[attr-defined]
+    return root / f"numba-{numba.__version__}-{_sources_digest()}{checks}"
 
 
 class _KernelCache(_Cache):
@@ -79,7 +83,10 @@ class _KernelCache(_Cache):
             return None
         target_context.refresh()
         try:
-            payload = self._path(sig, target_context.codegen()).read_bytes()
+            content = self._path(sig, target_context.codegen()).read_bytes()
+            digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+            if hashlib.sha256(payload).digest() != digest:
+                return None
             return self._impl.rebuild(target_context, pickle.loads(payload))
         except Exception:
             # Absent, half of another version, or damaged: the kernel is compiled again.
@@ -95,6 +102,7 @@ class _KernelCache(_Cache):
             payload = pickle.dumps(self._impl.reduce(data), protocol=pickle.HIGHEST_PROTOCOL)
             with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
                 temporary = Path(file.name)
+                file.write(hashlib.sha256(payload).digest())
                 file.write(payload)
             temporary.replace(path)
         except OSError:
