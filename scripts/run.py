@@ -23,7 +23,8 @@ from sparseconv.scripts.console import complain, one_line_errors, out, parse_num
 from sparseconv.scripts.output import complete_folder
 from sparseconv.scripts.scan import Scan, grid_for, load_scan
 from sparseconv.tensor import SparseTensor
-from sparseconv.voxelization import VoxelGrid, Voxels, voxelize
+from sparseconv.voxel_grid import VoxelGrid
+from sparseconv.voxelization import Voxels, voxelize
 
 # Models that see the whole cloud at one voxel size on an unbounded grid; the others are detectors' backbones.
 _SEGMENTATION = ("MinkUNet14", "MinkUNet18", "MinkUNet34")

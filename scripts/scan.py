@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparseconv.datasets import SimulatedStreet, read_points
-from sparseconv.voxelization import VoxelGrid
+from sparseconv.voxel_grid import VoxelGrid
 
 # SECOND's grid for cars (Yan et al., 2018): metres in front of a KITTI car, x y z.
 SECOND_RANGE = (0.0, -40.0, -3.0, 70.4, 40.0, 1.0)

@@ -3,20 +3,14 @@
 from sparseconv import functional, nn
 from sparseconv.backends import DuplicateSiteError, use_backend
 from sparseconv.coordinates import CoordinateHash, Coordinates
+from sparseconv.devoxelization import devoxelize
 from sparseconv.geometry import ConvGeometry
 from sparseconv.kernel_map import KernelMap
 from sparseconv.nn import *  # noqa: F403 - every layer, as spconv spells them
 from sparseconv.nn import __all__ as _layers
 from sparseconv.tensor import SparseTensor
-from sparseconv.voxelization import (
-    HardVoxels,
-    VoxelGrid,
-    Voxels,
-    devoxelize,
-    hard_voxelize,
-    reduce_points,
-    voxelize,
-)
+from sparseconv.voxel_grid import VoxelGrid
+from sparseconv.voxelization import HardVoxels, Voxels, hard_voxelize, reduce_points, voxelize
 
 __version__ = "0.1.0"
 

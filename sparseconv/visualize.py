@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparseconv.tensor import SparseTensor
-from sparseconv.voxelization import VoxelGrid
+from sparseconv.voxel_grid import VoxelGrid
 
 # Cells of one panel at most along a side: more than a printed panel can show.
 _MAX_CELLS = 700

@@ -1,4 +1,4 @@
-"""Points to voxels and back.
+"""Points to voxels.
 
 The voxel of a point is ``floor((p - low) / size)`` on each axis, computed in float32 as the detectors' voxelizers
 do; in float64 some points on a voxel's face would land in its neighbour.
@@ -6,7 +6,6 @@ do; in float64 some points on a voxel's face would land in its neighbour.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,80 +15,16 @@ import torch
 from torch import Tensor
 
 from sparseconv.backends import backend_for
-from sparseconv.coordinates import CoordinateHash, Coordinates
+from sparseconv.coordinates import Coordinates
 from sparseconv.geometry import MAX_CELLS, per_axis
 from sparseconv.tensor import SparseTensor
+from sparseconv.voxel_grid import VoxelGrid
 
 Reduce = Literal["mean", "sum", "max", "first"]
 _REDUCTIONS = ("mean", "sum", "max", "first")
 _HALF = (torch.float16, torch.bfloat16)
-# Largest float32 below 2**31 that still leaves room for the neighbouring cell.
-_FAR = 2147483392.0
 
 PointsLike = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
-
-
-@dataclass(frozen=True)
-class VoxelGrid:
-    """Where voxels lie: size and origin in the points' units, axes in the points' order (x, y, z).
-
-    Attributes:
-        voxel_size: edge lengths.
-        origin: the corner of voxel 0.
-        shape: number of voxels of each axis, or None for an unbounded grid.
-    """
-
-    voxel_size: tuple[float, ...]
-    origin: tuple[float, ...]
-    shape: tuple[int, ...] | None
-
-    @classmethod
-    def create(
-        cls, voxel_size: float | Sequence[float], point_cloud_range: Sequence[float] | None = None
-    ) -> VoxelGrid:
-        """Grid of a voxel size (one or three numbers) and a range ``x0 y0 z0 x1 y1 z1``.
-
-        The number of voxels is the rounded ratio of extent and size. Without a range the grid is unbounded
-        and voxel 0 begins at the origin of the points.
-
-        Raises:
-            ValueError: a size that is not positive, a range that is not 6 numbers in order, or non-finite values.
-        """
-        size = _three(voxel_size, "voxel_size")
-        # Voxels are computed in float32, where a tiny size is zero and a huge one infinite.
-        with np.errstate(over="ignore", under="ignore"):
-            if any(not 0 < np.float32(s) < np.inf for s in size):
-                raise ValueError(f"voxel_size must be positive and finite, got {voxel_size!r} (as float32)")
-        if point_cloud_range is None:
-            return cls(size, (0.0, 0.0, 0.0), None)
-        bounds = [float(value) for value in point_cloud_range]
-        if len(bounds) != 6 or any(not math.isfinite(value) for value in bounds):
-            raise ValueError(
-                f"point_cloud_range must be 6 finite numbers x0, y0, z0, x1, y1, z1, got {point_cloud_range!r}"
-            )
-        low, high = bounds[:3], bounds[3:]
-        if any(l >= h for l, h in zip(low, high, strict=True)):
-            raise ValueError(
-                f"point_cloud_range must run from low to high on each axis (x0, y0, z0, x1, y1, z1), got "
-                f"{point_cloud_range!r}"
-            )
-        shape = tuple(round((h - l) / s) for l, h, s in zip(low, high, size, strict=True))
-        if any(n > MAX_CELLS for n in shape):
-            raise ValueError(
-                f"point_cloud_range {point_cloud_range!r} holds {shape} voxels of size {size} along x, y, z, "
-                f"beyond the int32 limit of {MAX_CELLS} an axis: use larger voxels or a smaller range"
-            )
-        if any(n < 1 for n in shape):
-            raise ValueError(
-                f"point_cloud_range {point_cloud_range!r} is smaller than half a voxel of size {size}: the grid "
-                f"would have {shape} voxels"
-            )
-        return cls(size, tuple(low), shape)
-
-    @property
-    def spatial_shape(self) -> list[int] | None:
-        """Number of voxels in the order of indices (z, y, x)."""
-        return None if self.shape is None else list(self.shape[::-1])
 
 
 @dataclass(frozen=True)
@@ -163,19 +98,6 @@ class HardVoxels:
         return self.grid.spatial_shape
 
 
-def _three(value: float | Sequence[float], name: str) -> tuple[float, ...]:
-    if getattr(value, "ndim", None) == 0:
-        value = value.item()  # type: ignore[union-attr]
-    try:
-        items = [value] * 3 if isinstance(value, int | float) else list(value)
-        numbers = tuple(float(item) for item in items)
-    except TypeError:
-        raise TypeError(f"{name} must be one number or three (x, y, z), got {value!r}") from None
-    if len(numbers) != 3:
-        raise ValueError(f"{name} must be one number or three (x, y, z), got {value!r}")
-    return numbers
-
-
 def _as_cloud(points: Any) -> Tensor:
     """One cloud as a contiguous float32 tensor ``[N, 3+F]``."""
     if isinstance(points, np.ndarray):
@@ -194,7 +116,7 @@ def _as_cloud(points: Any) -> Tensor:
     return points.float().contiguous()
 
 
-def _as_batch(points: PointsLike) -> tuple[Tensor, Tensor, int]:
+def as_batch(points: PointsLike) -> tuple[Tensor, Tensor, int]:
     """All points of the batch behind each other, the sample of each, and the number of samples."""
     clouds = [_as_cloud(cloud) for cloud in (points if isinstance(points, list | tuple) else [points])]
     if not clouds:
@@ -255,7 +177,7 @@ def voxelize(
     if reduce not in _REDUCTIONS:
         raise ValueError(f"reduce must be one of {', '.join(_REDUCTIONS)}, got {reduce!r}")
     grid = VoxelGrid.create(voxel_size, point_cloud_range)
-    cloud, batch, batch_size = _as_batch(points)
+    cloud, batch, batch_size = as_batch(points)
     sites, inside, num_outside, num_nonfinite = _place(cloud, batch, grid, nonfinite)
     indices, rows = _group(sites, inside)
     features, counts = reduce_points(cloud, rows, len(indices), reduce)
@@ -361,7 +283,7 @@ def hard_voxelize(
     if order not in ("first", "sorted"):
         raise ValueError(f"order must be 'first' or 'sorted', got {order!r}")
     grid = VoxelGrid.create(voxel_size, point_cloud_range)
-    cloud, batch, batch_size = _as_batch(points)
+    cloud, batch, batch_size = as_batch(points)
     sites, inside, num_outside, num_nonfinite = _place(cloud, batch, grid, nonfinite)
     indices, rows = _group(sites, inside)
     rank = backend_for(cloud.device).rank_in_voxel(rows, len(indices))
@@ -397,69 +319,3 @@ def _place_in_batch(batch: Tensor, batch_size: int) -> Tensor:
     counts = torch.bincount(batch, minlength=batch_size)
     starts = counts.cumsum(0) - counts
     return torch.arange(len(batch), device=batch.device) - starts[batch.long()]
-
-
-def devoxelize(
-    features: Tensor,
-    voxels: Voxels,
-    points: PointsLike | None = None,
-    mode: Literal["nearest", "trilinear"] = "nearest",
-) -> Tensor:
-    """Bring voxel features back to points.
-
-    Args:
-        features: ``[M, C]`` on the voxels.
-        voxels: result of :func:`voxelize`.
-        points: the points to fill, with as many clouds as were voxelized; needed for trilinear only.
-        mode: ``"nearest"``: the features of the point's own voxel, zero for dropped points. ``"trilinear"``:
-            weighted by the distance to the 8 nearest voxel centres, the weights renormalised over the voxels
-            that exist, zero where none does.
-
-    Returns:
-        ``[N, C]``; gradients flow to ``features``.
-
-    Raises:
-        ValueError: features do not match the voxels, or points are missing or of another batch.
-    """
-    if features.dim() != 2 or len(features) != len(voxels.indices):
-        raise ValueError(
-            f"features must have shape [{len(voxels.indices)}, C], one row for each voxel, got "
-            f"{list(features.shape)}"
-        )
-    if mode == "nearest":
-        return _rows_or_zero(features, voxels.point_rows)
-    if mode != "trilinear":
-        raise ValueError(f"mode must be 'nearest' or 'trilinear', got {mode!r}")
-    if points is None:
-        raise ValueError("trilinear devoxelization needs the points themselves: pass points=")
-    cloud, batch, batch_size = _as_batch(points)
-    if batch_size != voxels.batch_size:
-        raise ValueError(f"points hold {batch_size} clouds and the voxels were made of {voxels.batch_size}")
-    return _trilinear(features, voxels, cloud[:, :3], batch)
-
-
-def _rows_or_zero(features: Tensor, rows: Tensor) -> Tensor:
-    """Feature row of each entry, zeros for -1: from a row of zeros behind the features, so that none leaks."""
-    padded = torch.cat([features, features.new_zeros((1, features.shape[1]))])
-    return padded.index_select(0, torch.where(rows < 0, len(features), rows))
-
-
-def _trilinear(features: Tensor, voxels: Voxels, xyz: Tensor, batch: Tensor) -> Tensor:
-    index = CoordinateHash(voxels.indices)
-    scaled = (xyz - xyz.new_tensor(voxels.grid.origin)) / xyz.new_tensor(voxels.grid.voxel_size) - 0.5
-    # Far and non-finite points find no voxel: they are moved to where none can be.
-    reachable = scaled.isfinite().all(1) & (scaled.abs() < _FAR).all(1)
-    scaled = torch.where(reachable[:, None], scaled, 0)
-    corner = scaled.floor()
-    fraction = scaled - corner
-    out = features.new_zeros((len(xyz), features.shape[1]))
-    total = features.new_zeros((len(xyz), 1))
-    for bits in range(8):
-        step = corner.new_tensor([bits & 1, bits >> 1 & 1, bits >> 2 & 1])
-        sites = torch.cat([batch[:, None].int(), (corner + step).int().flip(1)], 1)
-        rows = torch.where(reachable, index.query(sites), -1)
-        weight = torch.where(step > 0, fraction, 1 - fraction).prod(1)
-        weight = torch.where(rows >= 0, weight, 0).to(features.dtype)[:, None]
-        out = out + weight * _rows_or_zero(features, rows)
-        total = total + weight
-    return out / torch.where(total > 0, total, 1)

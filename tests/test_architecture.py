@@ -20,7 +20,7 @@ LAYERS = (
     ("sparseconv.kernel_map",),
     ("sparseconv.coordinates",),
     ("sparseconv.tensor",),
-    ("sparseconv.ops", "sparseconv.voxelization"),
+    ("sparseconv.ops", "sparseconv.voxel_grid", "sparseconv.voxelization", "sparseconv.devoxelization"),
     ("sparseconv.functional", "sparseconv.dense_ops"),
     ("sparseconv.nn",),
     ("sparseconv.models", "sparseconv.flops", "sparseconv.visualize", "sparseconv.datasets"),
