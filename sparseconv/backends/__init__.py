@@ -67,10 +67,13 @@ class Backend(Protocol):
         tap_offsets: Tensor,
         n_out: int,
         groups: int,
+        residual: Tensor | None = None,
+        relu: bool = False,
     ) -> Tensor:
         """``out[o] = bias + sum over taps of weight[:, t] @ features[i]``: ``[n_out, C_out]``.
 
-        ``weight`` is ``[C_out, K, C_in / groups]`` with any strides.
+        ``weight`` is ``[C_out, K, C_in / groups]`` with any strides. The epilogue adds ``residual [n_out, C_out]``
+        and then sets negative values to zero (``relu``); NaN stays.
         """
 
     def weight_gradient(

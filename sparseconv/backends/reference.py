@@ -138,6 +138,8 @@ def convolve(
     tap_offsets: Tensor,
     n_out: int,
     groups: int,
+    residual: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
     c_out, _, depth = weight.shape
     out = features.new_zeros((n_out, c_out))
@@ -147,7 +149,9 @@ def convolve(
         for tap, (i, o) in enumerate(_taps(in_rows, out_rows, tap_offsets)):
             product = torch.einsum("pgc,goc->pgo", x[i], w[:, :, tap])
             out.index_add_(0, o, product.reshape(len(i), c_out))
-    return out if bias is None else out + bias
+    for term in (bias, residual):
+        out = out if term is None else out + term
+    return out.relu() if relu else out
 
 
 def weight_gradient(

@@ -19,7 +19,13 @@ Size = int | Sequence[int]
 
 
 def convolve_features(
-    features: Tensor, weight: Tensor, bias: Tensor | None, kernel_map: KernelMap, groups: int = 1
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kernel_map: KernelMap,
+    groups: int = 1,
+    residual: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
     """Run one kernel map: ``out[o] = bias + sum over taps of weight[:, tap] @ features[i]``.
 
@@ -29,6 +35,9 @@ def convolve_features(
         bias: ``[C_out]`` or None.
         kernel_map: the pairs.
         groups: channel groups.
+        residual: ``[n_out, C_out]`` to add to the result, or None.
+        relu: whether to set negative values to zero at the end. Without gradients, both are done while a block of
+            rows is in cache.
 
     Returns:
         ``[n_out, C_out]`` in the type of the features, or of autocast where it is on.
@@ -59,7 +68,13 @@ def convolve_features(
         dtype = torch.get_autocast_dtype(device)
         features, flat = features.to(dtype), flat.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    for name, parameter in (("weight", flat), ("bias", bias)):
+        residual = None if residual is None else residual.to(dtype)
+    if residual is not None and residual.shape != (kernel_map.n_out, c_out):
+        raise ValueError(
+            f"the residual must have shape [{kernel_map.n_out}, {c_out}] like the output, got "
+            f"{list(residual.shape)}"
+        )
+    for name, parameter in (("weight", flat), ("bias", bias), ("residual", residual)):
         if parameter is None:
             continue
         if features.dtype != parameter.dtype:
@@ -72,11 +87,27 @@ def convolve_features(
                 f"features are on {features.device} and the {name} is on {parameter.device}: move one of them "
                 "with .to()"
             )
+    differentiable = torch.is_grad_enabled() and any(
+        part is not None and part.requires_grad for part in (features, flat, bias, residual)
+    )
+    if (residual is not None or relu) and not differentiable:
+        return ops.convolve_epilogue(
+            features,
+            flat,
+            bias,
+            residual,
+            relu,
+            kernel_map.in_rows,
+            kernel_map.out_rows,
+            kernel_map.tap_offsets,
+            kernel_map.n_out,
+            groups,
+        )
     back_in, back_out = kernel_map.out_rows, kernel_map.in_rows
-    if torch.is_grad_enabled() and (features.requires_grad or flat.requires_grad):
+    if differentiable:
         transposed = kernel_map.transposed()
         back_in, back_out = transposed.in_rows, transposed.out_rows
-    return ops.convolve(
+    out = ops.convolve(
         features,
         flat,
         bias,
@@ -88,6 +119,22 @@ def convolve_features(
         kernel_map.n_out,
         groups,
     )
+    if residual is not None:
+        out = out + residual
+    return out.relu() if relu else out
+
+
+def _residual_rows(residual: SparseTensor | None, sites: Coordinates) -> Tensor | None:
+    """Features of a residual that must lie on the output's sites, row for row."""
+    if residual is None:
+        return None
+    check_sparse(residual, "residual")
+    if not residual.coordinates.same_sites(sites):
+        raise ValueError(
+            f"the residual lies on {residual.coordinates} and the output on {sites}: add tensors on different "
+            "sites with sparseconv.functional.add"
+        )
+    return residual.features
 
 
 def _kernel_size(weight: Tensor, ndim: int) -> tuple[int, ...]:
@@ -107,6 +154,9 @@ def subm_conv(
     dilation: Size = 1,
     groups: int = 1,
     indice_key: str | None = None,
+    *,
+    residual: SparseTensor | None = None,
+    relu: bool = False,
 ) -> SparseTensor:
     """Submanifold convolution: the output sites are the input's, row for row.
 
@@ -119,6 +169,8 @@ def subm_conv(
         dilation: spacing of the taps.
         groups: channel groups.
         indice_key: a name for the map.
+        residual: tensor on the output's sites to add to the result.
+        relu: whether to set negative values to zero at the end.
 
     Raises:
         ValueError: an even kernel, or shapes that do not fit.
@@ -127,7 +179,10 @@ def subm_conv(
     geometry = ConvGeometry.submanifold(input.ndim, _kernel_size(weight, input.ndim), dilation)
     sites = input.coordinates
     kernel_map = sites.submanifold_map(geometry)
-    output = input.replace_feature(convolve_features(input.features, weight, bias, kernel_map, groups))
+    added = _residual_rows(residual, sites)
+    output = input.replace_feature(
+        convolve_features(input.features, weight, bias, kernel_map, groups, added, relu)
+    )
     record = NamedMap.record("submanifold", geometry, sites, sites, kernel_map)
     return remember(input, output, indice_key, record)
 
@@ -142,6 +197,9 @@ def sparse_conv(
     dilation: Size = 1,
     groups: int = 1,
     indice_key: str | None = None,
+    *,
+    residual: SparseTensor | None = None,
+    relu: bool = False,
 ) -> SparseTensor:
     """Sparse convolution: an output site wherever at least one active input is in reach, sorted.
 
@@ -153,7 +211,8 @@ def sparse_conv(
     check_sparse(input, "sparse_conv")
     geometry = ConvGeometry.create(input.ndim, _kernel_size(weight, input.ndim), stride, padding, dilation)
     sites, kernel_map = input.coordinates.downsample(geometry)
-    features = convolve_features(input.features, weight, bias, kernel_map, groups)
+    added = _residual_rows(residual, sites)
+    features = convolve_features(input.features, weight, bias, kernel_map, groups, added, relu)
     output = SparseTensor.from_coordinates(features, sites, input.named_maps)
     record = NamedMap.record("convolution", geometry, input.coordinates, sites, kernel_map)
     return remember(input, output, indice_key, record)
@@ -170,6 +229,9 @@ def sparse_conv_transpose(
     dilation: Size = 1,
     groups: int = 1,
     indice_key: str | None = None,
+    *,
+    residual: SparseTensor | None = None,
+    relu: bool = False,
 ) -> SparseTensor:
     """Transposed convolution: an output site wherever an active input reaches, sorted.
 
@@ -183,7 +245,8 @@ def sparse_conv_transpose(
     geometry = ConvGeometry.create(input.ndim, _kernel_size(weight, input.ndim), stride, padding, dilation)
     extra = check_output_padding(output_padding, geometry)
     sites, kernel_map = input.coordinates.upsample(geometry, extra)
-    features = convolve_features(input.features, weight, bias, kernel_map, groups)
+    added = _residual_rows(residual, sites)
+    features = convolve_features(input.features, weight, bias, kernel_map, groups, added, relu)
     output = SparseTensor.from_coordinates(features, sites, input.named_maps)
     record = NamedMap.record("transposed", geometry, input.coordinates, sites, kernel_map)
     return remember(input, output, indice_key, record)
@@ -212,6 +275,9 @@ def inverse_conv(
     bias: Tensor | None = None,
     indice_key: str = "",
     groups: int = 1,
+    *,
+    residual: SparseTensor | None = None,
+    relu: bool = False,
 ) -> SparseTensor:
     """Inverse convolution: back to the sites of the layer named ``indice_key``, over its map swapped.
 
@@ -228,7 +294,8 @@ def inverse_conv(
             f"the inverse of indice_key {indice_key!r} needs its kernel_size {record.geometry.kernel_size}, got "
             f"{kernel}"
         )
-    features = convolve_features(input.features, weight, bias, record.kernel_map.transposed(), groups)
+    added = _residual_rows(residual, record.inputs)
+    features = convolve_features(input.features, weight, bias, record.kernel_map.transposed(), groups, added, relu)
     return SparseTensor.from_coordinates(features, record.inputs, input.named_maps)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sparseconv.nn import BatchNorm, ReLU, Sequential, SparseModule, SubMConv3d
+from sparseconv.nn import BatchNorm, Identity, ReLU, Sequential, SparseModule, SubMConv3d, fold_batch_norm
 from sparseconv.tensor import SparseTensor
 
 Norm = Callable[[int], nn.Module]
@@ -78,5 +78,13 @@ class BasicBlock(SparseModule):
         """``[N, C_in]`` to ``[N, C_out]``."""
         skip = input if self.downsample is None else self.downsample(input)
         inner: SparseTensor = self.relu(self.bn1(self.conv1(input)))
+        if self.conv2.fused_relu:
+            return self.conv2(inner, add_input=skip)
         inner = self.bn2(self.conv2(inner))
         return self.relu(inner.replace_feature(inner.features + skip.features))
+
+    def fuse_layers(self) -> None:
+        """Fold both norms, the sum and the ReLUs into the convolutions; see :func:`sparseconv.nn.fuse`."""
+        if fold_batch_norm(self.conv1, self.bn1) and fold_batch_norm(self.conv2, self.bn2):
+            self.conv1.fused_relu = self.conv2.fused_relu = True
+            self.bn1 = self.bn2 = self.relu = Identity()

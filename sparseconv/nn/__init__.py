@@ -20,6 +20,7 @@ from sparseconv.nn.conv_layers import (
     SubMConv3d,
     SubMConv4d,
 )
+from sparseconv.nn.fuse import fold_batch_norm, fuse
 from sparseconv.nn.module import SparseModule
 from sparseconv.nn.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, SyncBatchNorm
 from sparseconv.nn.pointwise import (
@@ -60,6 +61,8 @@ from sparseconv.nn.pool import (
 
 __all__ = [
     "SparseModule",
+    "fold_batch_norm",
+    "fuse",
     "SparseConvolution",
     "SubMConv1d",
     "SubMConv2d",

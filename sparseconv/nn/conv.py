@@ -112,6 +112,7 @@ class SparseConvolution(SparseModule):
         self.inverse = inverse
         self.indice_key = indice_key
         self.conv1x1 = geometry.is_pointwise
+        self.fused_relu = False
         shape = (out_channels, *geometry.kernel_size, in_channels // groups)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         if bias:
@@ -131,12 +132,35 @@ class SparseConvolution(SparseModule):
         """Whether an inverse convolution can undo this layer."""
         return self.indice_key is not None and not self.subm
 
-    def forward(self, input: SparseTensor) -> SparseTensor:
-        """One call of :mod:`sparseconv.functional`."""
+    def forward(self, input: SparseTensor, add_input: SparseTensor | None = None) -> SparseTensor:
+        """One call of :mod:`sparseconv.functional`.
+
+        Args:
+            input: ``[N, C_in]``.
+            add_input: tensor on the output's sites that is added to the result, before the activation if
+                :func:`sparseconv.fuse` gave the layer one.
+        """
         if self.subm:
-            return F.subm_conv(input, self.weight, self.bias, self.dilation, self.groups, self.indice_key)
+            return F.subm_conv(
+                input,
+                self.weight,
+                self.bias,
+                self.dilation,
+                self.groups,
+                self.indice_key,
+                residual=add_input,
+                relu=self.fused_relu,
+            )
         if self.inverse:
-            return F.inverse_conv(input, self.weight, self.bias, str(self.indice_key), self.groups)
+            return F.inverse_conv(
+                input,
+                self.weight,
+                self.bias,
+                str(self.indice_key),
+                self.groups,
+                residual=add_input,
+                relu=self.fused_relu,
+            )
         if self.transposed:
             return F.sparse_conv_transpose(
                 input,
@@ -148,6 +172,8 @@ class SparseConvolution(SparseModule):
                 self.dilation,
                 self.groups,
                 self.indice_key,
+                residual=add_input,
+                relu=self.fused_relu,
             )
         return F.sparse_conv(
             input,
@@ -158,6 +184,8 @@ class SparseConvolution(SparseModule):
             self.dilation,
             self.groups,
             self.indice_key,
+            residual=add_input,
+            relu=self.fused_relu,
         )
 
     def onto(self, input: SparseTensor, target: SparseTensor | Coordinates) -> SparseTensor:
@@ -205,6 +233,8 @@ class SparseConvolution(SparseModule):
             parts.append(f"groups={self.groups}")
         if self.bias is None:
             parts.append("bias=False")
+        if self.fused_relu:
+            parts.append("fused_relu=True")
         if self.indice_key is not None:
             parts.append(f"indice_key={self.indice_key!r}")
         return ", ".join(parts)

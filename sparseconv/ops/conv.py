@@ -71,6 +71,51 @@ def _(
     return features.new_empty((n_out, weight.shape[0]))
 
 
+@torch.library.custom_op("sparseconv::convolve_epilogue", mutates_args=())
+def convolve_epilogue(
+    features: Tensor,  # [n_in, C_in]
+    weight: Tensor,  # [C_out, K, C_in / groups]
+    bias: Tensor | None,  # [C_out]
+    residual: Tensor | None,  # [n_out, C_out]
+    relu: bool,
+    in_rows: Tensor,  # [P] int32
+    out_rows: Tensor,  # [P] int32
+    tap_offsets: Tensor,  # [K + 1] int64, CPU
+    n_out: int,
+    groups: int,
+) -> Tensor:  # [n_out, C_out]
+    """:func:`convolve`, plus ``residual``, through a ReLU, while a block is in cache. For inference only."""
+    out = backend_for(features.device).convolve(
+        widen(features),
+        widen(weight),
+        None if bias is None else widen(bias),
+        in_rows,
+        out_rows,
+        tap_offsets,
+        n_out,
+        groups,
+        None if residual is None else widen(residual),
+        relu,
+    )
+    return out.to(features.dtype)
+
+
+@convolve_epilogue.register_fake
+def _(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    in_rows: Tensor,
+    out_rows: Tensor,
+    tap_offsets: Tensor,
+    n_out: int,
+    groups: int,
+) -> Tensor:
+    return features.new_empty((n_out, weight.shape[0]))
+
+
 @torch.library.custom_op("sparseconv::convolve_weight_gradient", mutates_args=())
 def convolve_weight_gradient(
     features: Tensor,  # [n_in, C_in]

@@ -72,7 +72,7 @@ def _pack_weight(weight, groups, start, stop, packed):
 
 
 @kernel
-def _convolve(x, packed, plan, bias, in_rows, out_rows, tap_offsets, start, stop, out):
+def _convolve(x, packed, plan, bias, residual, relu, in_rows, out_rows, tap_offsets, start, stop, out):
     """Blocks ``start .. stop`` of output rows."""
     taps, groups, depth, columns = packed.shape
     n_out, c_out = out.shape
@@ -121,9 +121,18 @@ def _convolve(x, packed, plan, bias, in_rows, out_rows, tap_offsets, start, stop
                         row0,
                         n,
                     )
+            first_column = g * width
             for r in range(row1 - row0):
                 for o in range(width):
-                    out[row0 + r, g * width + o] = acc[r, o] + bias[g * width + o]
+                    acc[r, o] += bias[first_column + o]
+                if residual.shape[0]:
+                    for o in range(width):
+                        acc[r, o] += residual[row0 + r, first_column + o]
+                if relu:
+                    for o in range(width):
+                        acc[r, o] = 0 if acc[r, o] < 0 else acc[r, o]
+                for o in range(width):
+                    out[row0 + r, first_column + o] = acc[r, o]
         position[:] = stops
 
 
@@ -180,6 +189,8 @@ def convolve(
     tap_offsets: Tensor,
     n_out: int,
     groups: int,
+    residual: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
     """See :meth:`sparseconv.backends.Backend.convolve`."""
     x = features.detach().contiguous().numpy()
@@ -188,12 +199,13 @@ def convolve(
     b = np.zeros(c_out, x.dtype) if bias is None else bias.detach().contiguous().numpy()
     pairs, sources, offsets = out_rows.numpy(), in_rows.numpy(), tap_offsets.numpy()
     out = np.empty((n_out, c_out), x.dtype)
+    added = np.empty((0, c_out), x.dtype) if residual is None else residual.detach().contiguous().numpy()
     if depth == 0 or c_out == 0:
         out[:] = b
-        return torch.from_numpy(out)
+        return _finish(out, added, relu)
     if depth == 1 and groups > 1:
         depthwise.convolve(x, w, b, sources, pairs, offsets, out)
-        return torch.from_numpy(out)
+        return _finish(out, added, relu)
     plan = column_plan(c_out // groups, x.itemsize)
     packed = np.empty((taps, groups, depth, int(plan[-1, 0])), x.dtype)
     run_ranges(
@@ -204,11 +216,17 @@ def convolve(
     blocks = -(-n_out // _BLOCK)
     work = max(1, len(pairs) * depth * c_out)
     run_ranges(
-        lambda start, stop: _convolve(x, packed, plan, b, sources, pairs, offsets, start, stop, out),
+        lambda start, stop: _convolve(x, packed, plan, b, added, relu, sources, pairs, offsets, start, stop, out),
         blocks,
         1 + _WORTH_A_THREAD * blocks // work,
     )
     return torch.from_numpy(out)
+
+
+def _finish(out: NDArray[np.floating], residual: NDArray[np.floating], relu: bool) -> Tensor:
+    """The epilogue where the fused kernel did not run."""
+    total = torch.from_numpy(out + residual if len(residual) else out)
+    return total.relu() if relu else total
 
 
 def _cut_tasks(offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

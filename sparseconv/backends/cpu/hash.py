@@ -158,42 +158,60 @@ def _query(queries, start, stop, low, extent, strides, table_keys, table_blocks,
             ranks[q] = block_ranks[block] + popcount(below)
 
 
-@dataclass(frozen=True, eq=False)
-class SiteIndex:
-    """A set of distinct sites, sorted, with its blocks and lines.
+@dataclass(frozen=True)
+class Blocks:
+    """Occupied blocks of 64 successive keys, and an open-addressing hash table over them.
 
     Attributes:
-        keys: bounding box and strides.
+        masks: uint64 ``[B]`` occupancy.
+        ranks: int32 ``[B]`` rank of a block's first site.
+        table_keys: int64 ``[S]``, key / 64 of the block in each slot, -1 where it is empty.
+        table_blocks: int32 ``[S]`` number of that block.
+    """
+
+    masks: NDArray[np.uint64]
+    ranks: NDArray[np.int32]
+    table_keys: NDArray[np.int64]
+    table_blocks: NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class SiteIndex:
+    """A set of distinct sites, sorted, with its lines.
+
+    Attributes:
+        box: bounding box and strides of the keys.
+        keys: int64 ``[N]`` ascending.
         sites: int32 ``[N, 1+D]`` in lexicographic order.
         order: int32 ``[N]``, the caller's row of each sorted site; None where the rows came sorted.
-        block_keys: int64 ``[B]`` ascending, key of a block's first cell divided by 64.
-        block_masks: uint64 ``[B]`` occupancy.
-        block_ranks: int32 ``[B]`` rank of a block's first site.
         line_keys: int64 ``[L]`` ascending, the key of all columns but the last, of each run of sites that
             differ in the last axis only.
         line_starts: int32 ``[L+1]``, first site of each of these lines.
     """
 
-    keys: SiteKeys
+    box: SiteKeys
+    keys: NDArray[np.int64]
     sites: NDArray[np.int32]
     order: NDArray[np.int32] | None
-    block_keys: NDArray[np.int64]
-    block_masks: NDArray[np.uint64]
-    block_ranks: NDArray[np.int32]
     line_keys: NDArray[np.int64]
     line_starts: NDArray[np.int32]
 
     @functools.cached_property
-    def table(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Open-addressing hash table over the blocks: block key (-1 empty) and block number by slot.
+    def blocks(self) -> Blocks:
+        """Built at the first look-up; walks do without.
 
-        At most half full, so a probe run is short: 1.5 slots on average for a hit.
+        The table is at most half full, so a probe run is short: 1.5 slots on average for a hit.
         """
-        slots = 1 << max(4, (2 * len(self.block_keys) - 1).bit_length())
+        count = _count_runs(self.keys, 6)
+        names = np.empty(count, np.int64)
+        masks = np.empty(count, np.uint64)
+        ranks = np.empty(count, np.int32)
+        _fill_blocks(self.keys, names, masks, ranks)
+        slots = 1 << max(4, (2 * count - 1).bit_length())
         table_keys = np.full(slots, _EMPTY, np.int64)
         table_blocks = np.empty(slots, np.int32)
-        _fill_table(self.block_keys, table_keys, table_blocks)
-        return table_keys, table_blocks
+        _fill_table(names, table_keys, table_blocks)
+        return Blocks(masks, ranks, table_keys, table_blocks)
 
 
 def pack_sites(indices: NDArray[np.int32]) -> tuple[SiteKeys, NDArray[np.int64]]:
@@ -233,11 +251,11 @@ def argsort_keys(keys: NDArray[np.int64], key_range: int) -> NDArray[np.int64]:
 def build_index(indices: Tensor) -> SiteIndex:
     """See :meth:`sparseconv.backends.Backend.build_index`."""
     rows = indices.detach().contiguous().numpy()
-    keys, packed = pack_sites(rows)
+    box, packed = pack_sites(rows)
     order = None
     sites = rows
     if _first_unsorted(packed) < len(packed):
-        positions = argsort_keys(packed, keys.cells)
+        positions = argsort_keys(packed, box.cells)
         packed = packed[positions]
         repeat = _first_unsorted(packed)
         if repeat < len(packed):
@@ -248,34 +266,10 @@ def build_index(indices: Tensor) -> SiteIndex:
             )
         order = positions.astype(np.int32)
         sites = rows[positions]
-    return index_of_sorted(keys, packed, sites, order)
-
-
-def index_of_sorted(
-    keys: SiteKeys,
-    packed: NDArray[np.int64],
-    sites: NDArray[np.int32],
-    order: NDArray[np.int32] | None,
-) -> SiteIndex:
-    """Index of sites whose packed keys ascend."""
-    blocks = _count_runs(packed, 6)
-    block_keys = np.empty(blocks, np.int64)
-    block_masks = np.empty(blocks, np.uint64)
-    block_ranks = np.empty(blocks, np.int32)
-    _fill_blocks(packed, block_keys, block_masks, block_ranks)
     line_keys = np.empty(len(sites), np.int64)
     line_starts = np.empty(len(sites) + 1, np.int32)
-    lines = _fill_lines(packed, keys.extent[-1], line_keys, line_starts)
-    return SiteIndex(
-        keys,
-        sites,
-        order,
-        block_keys,
-        block_masks,
-        block_ranks,
-        line_keys[:lines],
-        line_starts[: lines + 1],
-    )
+    lines = _fill_lines(packed, box.extent[-1], line_keys, line_starts)
+    return SiteIndex(box, packed, sites, order, line_keys[:lines], line_starts[: lines + 1])
 
 
 def is_sorted(index: SiteIndex) -> bool:
@@ -287,9 +281,9 @@ def query(index: SiteIndex, indices: Tensor) -> Tensor:
     """See :meth:`sparseconv.backends.Backend.query`."""
     queries = indices.detach().contiguous().numpy()
     ranks = np.empty(len(queries), np.int64)
-    table_keys, table_blocks = index.table
+    blocks = index.blocks
     low, extent, strides = (
-        np.array(values, np.int64) for values in (index.keys.low, index.keys.extent, index.keys.strides)
+        np.array(values, np.int64) for values in (index.box.low, index.box.extent, index.box.strides)
     )
     run_ranges(
         lambda start, stop: _query(
@@ -299,10 +293,10 @@ def query(index: SiteIndex, indices: Tensor) -> Tensor:
             low,
             extent,
             strides,
-            table_keys,
-            table_blocks,
-            index.block_masks,
-            index.block_ranks,
+            blocks.table_keys,
+            blocks.table_blocks,
+            blocks.masks,
+            blocks.ranks,
             ranks,
         ),
         len(queries),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparseconv.backends.cpu.bisect import first_at_least
 from sparseconv.backends.cpu.hash import (
     SiteIndex,
     argsort_keys,
@@ -20,56 +21,88 @@ from sparseconv.backends.cpu.threads import run_ranges
 from sparseconv.backends.site_keys import SiteKeys, coarse_box, fine_box
 from sparseconv.geometry import ConvGeometry
 
-# Keys that one range may emit before they are sorted and made distinct: bounds the extra memory of a kernel
-# that reaches many sites (27 from each) to 8 MB a thread whatever the number of sites.
-_EMITTED_AT_ONCE = 1 << 20
+# Keys that one range may emit before they are sorted and made distinct: they stay in a second-level cache,
+# and bound the extra memory of a kernel that reaches many sites from each.
+_EMITTED_AT_ONCE = 1 << 16
 
 
 @kernel
-def _emit_coarse(sites, start, stop, kernel_size, stride, padding, dilation, low, extent, strides, keys):
-    """Keys of all coarse sites that the fine sites ``start .. stop`` reach; returns how many."""
-    ndim = kernel_size.shape[0]
-    steps = np.zeros(ndim, np.int64)
-    # Per axis: the distances (from low) of the coarse coordinates that one fine coordinate reaches.
-    most = np.int64(1)
-    for a in range(ndim):
-        most = max(most, kernel_size[a])
-    reach = np.empty((ndim, most), np.int64)
-    reached = np.zeros(ndim, np.int64)
+def _reached(fine, stride, padding, steps, step_counts, low, extent, scale, reach):
+    """Coarse coordinates along one axis that a fine one reaches, as parts of a key; returns how many.
+
+    ``steps[remainder]`` holds, for a remainder of ``(fine + padding) / stride``, what taps add to the quotient.
+    """
+    quotient = (fine + padding) // stride
+    remainder = fine + padding - quotient * stride
     count = 0
-    for r in range(start, stop):
-        is_empty = False
-        for a in range(ndim):
-            n = 0
-            for t in range(kernel_size[a]):
-                scaled = np.int64(sites[r, a + 1]) + padding[a] - dilation[a] * t
-                if scaled % stride[a] == 0:
-                    distance = scaled // stride[a] - low[a + 1]
-                    if 0 <= distance < extent[a + 1]:
-                        reach[a, n] = distance * strides[a + 1]
-                        n += 1
-            reached[a] = n
-            if n == 0:
-                is_empty = True
-        if is_empty:
-            continue
-        batch_key = (np.int64(sites[r, 0]) - low[0]) * strides[0]
-        steps[:] = 0
-        while True:
-            key = batch_key
-            for a in range(ndim):
-                key += reach[a, steps[a]]
-            keys[count] = key
+    for i in range(step_counts[remainder]):
+        distance = quotient + steps[remainder, i] - low
+        if 0 <= distance < extent:
+            reach[count] = distance * scale
             count += 1
-            axis = ndim - 1
-            while axis >= 0:
-                steps[axis] += 1
-                if steps[axis] < reached[axis]:
-                    break
-                steps[axis] = 0
-                axis -= 1
-            if axis < 0:
-                break
+    return count
+
+
+@kernel
+def _emit_coarse(
+    sites, line_starts, start, stop, stride, padding, steps, step_counts, low, extent, strides, leads, keys
+):
+    """Keys of all coarse sites that the fine sites ``start .. stop`` reach; returns how many.
+
+    ``steps [D, largest stride, most]`` and ``step_counts [D, largest stride]`` are tables of :func:`_reached`;
+    ``leads`` is scratch for the leading axes' combinations.
+    """
+    ndim = stride.shape[0]
+    last = ndim - 1
+    reach = np.empty(steps.shape[2], np.int64)
+    count = 0
+    line = first_at_least(line_starts, 0, line_starts.shape[0], start + 1) - 1
+    stop_row = start
+    while stop_row < stop:
+        # The key parts of the leading axes, the same for the whole line: one axis after the other.
+        row = stop_row
+        line += 1
+        stop_row = min(np.int64(line_starts[line]), stop)
+        leads[0] = (np.int64(sites[row, 0]) - low[0]) * strides[0]
+        lead_count = 1
+        for a in range(last):
+            fine = np.int64(sites[row, a + 1])
+            n = _reached(
+                fine,
+                stride[a],
+                padding[a],
+                steps[a],
+                step_counts[a],
+                low[a + 1],
+                extent[a + 1],
+                strides[a + 1],
+                reach,
+            )
+            # From the back, so that no part is overwritten before it is used.
+            for old in range(lead_count - 1, -1, -1):
+                base = leads[old]
+                for new in range(n):
+                    leads[old * n + new] = base + reach[new]
+            lead_count *= n
+        if lead_count == 0:
+            continue
+        for r in range(row, stop_row):
+            fine = np.int64(sites[r, ndim])
+            n = _reached(
+                fine,
+                stride[last],
+                padding[last],
+                steps[last],
+                step_counts[last],
+                low[ndim],
+                extent[ndim],
+                strides[ndim],
+                reach,
+            )
+            for part in range(n):
+                for lead in range(lead_count):
+                    keys[count] = leads[lead] + reach[part]
+                    count += 1
     return count
 
 
@@ -107,13 +140,22 @@ def _drop_repeats(keys):
 
 @kernel
 def _unpack(keys, start, stop, low, strides, sites):
-    columns = sites.shape[1]
+    """Sites of ascending keys; a site in its predecessor's line takes no division."""
+    last = sites.shape[1] - 1
+    line_length = strides[last - 1]
+    line_end = np.int64(-1)
     for r in range(start, stop):
-        rest = keys[r]
-        for c in range(columns):
-            step = rest // strides[c]
-            rest -= step * strides[c]
-            sites[r, c] = step + low[c]
+        if keys[r] >= line_end or r == start:
+            rest = keys[r]
+            for c in range(last):
+                step = rest // strides[c]
+                rest -= step * strides[c]
+                sites[r, c] = step + low[c]
+            line_end = keys[r] - rest + line_length
+        else:
+            for c in range(last):
+                sites[r, c] = sites[r - 1, c]
+        sites[r, last] = keys[r] - (line_end - line_length) + low[last]
 
 
 @kernel
@@ -147,6 +189,7 @@ def _distinct_in_chunks(
     """Distinct keys that ``emit(start, stop, buffer)`` writes for all rows, ascending."""
     chunk = max(1, min(rows, _EMITTED_AT_ONCE // per_site))
     chunks = -(-rows // chunk)
+    chunk = -(-rows // chunks)
     found: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * chunks
 
     def work(first: int, stop: int) -> None:
@@ -163,40 +206,63 @@ def _no_sites(columns: int) -> Tensor:
     return torch.empty((0, columns), dtype=torch.int32)
 
 
+@functools.lru_cache(maxsize=64)
+def _reach_tables(geometry: ConvGeometry) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each axis and remainder modulo the stride, ``(remainder - d * t) / s`` of the taps that divide."""
+    tables = [
+        [[(r - d * t) // s for t in range(k) if (r - d * t) % s == 0] for r in range(s)]
+        for k, s, d in zip(geometry.kernel_size, geometry.stride, geometry.dilation, strict=True)
+    ]
+    most = max(len(entry) for table in tables for entry in table)
+    shape = (geometry.ndim, max(geometry.stride))
+    steps, counts = np.zeros((*shape, most), np.int64), np.zeros(shape, np.int64)
+    for axis, table in enumerate(tables):
+        for remainder, entry in enumerate(table):
+            steps[axis, remainder, : len(entry)] = entry
+            counts[axis, remainder] = len(entry)
+    return steps, counts
+
+
 def coarse_sites(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] | None) -> Tensor:
     """See :meth:`sparseconv.backends.Backend.coarse_sites`."""
     rows, columns = index.sites.shape
-    box = coarse_box(index.keys, geometry, shape) if rows else None
+    box = coarse_box(index.box, geometry, shape) if rows else None
     if box is None:
         return _no_sites(columns)
-    per_site = 1
-    for k, s, d in zip(geometry.kernel_size, geometry.stride, geometry.dilation, strict=True):
-        # d * t takes the same value modulo s every s / gcd(s, d) taps.
-        per_site *= -(-k // (s // math.gcd(s, d)))
-    constants = [
+    steps, step_counts = _reach_tables(geometry)
+    per_axis = step_counts.max(axis=1)
+    per_site = int(np.prod(per_axis))
+    stride, padding, low, extent, strides = (
         np.array(values, np.int64)
-        for values in (
-            geometry.kernel_size,
-            geometry.stride,
-            geometry.padding,
-            geometry.dilation,
-            box.low,
-            box.extent,
-            box.strides,
-        )
-    ]
-    keys = _distinct_in_chunks(
-        lambda start, stop, buffer: _emit_coarse(index.sites, start, stop, *constants, buffer),
-        rows,
-        per_site,
+        for values in (geometry.stride, geometry.padding, box.low, box.extent, box.strides)
     )
+
+    def emit(start: int, stop: int, buffer: NDArray[np.int64]) -> int:
+        leads = np.empty(int(np.prod(per_axis[:-1])), np.int64)
+        return _emit_coarse(
+            index.sites,
+            index.line_starts,
+            start,
+            stop,
+            stride,
+            padding,
+            steps,
+            step_counts,
+            low,
+            extent,
+            strides,
+            leads,
+            buffer,
+        )
+
+    keys = _distinct_in_chunks(emit, rows, per_site)
     return _sites_of(box, keys)
 
 
 def fine_sites(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] | None) -> Tensor:
     """See :meth:`sparseconv.backends.Backend.fine_sites`."""
     rows, columns = index.sites.shape
-    box = fine_box(index.keys, geometry, shape) if rows else None
+    box = fine_box(index.box, geometry, shape) if rows else None
     if box is None:
         return _no_sites(columns)
     constants = [
