@@ -17,6 +17,7 @@ def main() -> None:
         )
         raise SystemExit(2) from None
     del rich
+    from sparseconv.scripts.bench import bench
     from sparseconv.scripts.run import run
     from sparseconv.scripts.voxelize import voxelize
 
@@ -28,6 +29,7 @@ def main() -> None:
     )
     app.command()(voxelize)
     app.command()(run)
+    app.command()(bench)
     app()
 
 
