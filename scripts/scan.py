@@ -60,7 +60,7 @@ def extent_of(points: NDArray[np.float32], voxel_size: tuple[float, ...]) -> tup
     low, high = _finite_box(points)
     size = np.array(voxel_size)
     first = np.floor(low / size)
-    # One cell more than the division says: in float32, as voxels are computed, the last point may land one further.
+    # One cell more than the division says: in float32, as voxels are computed, the last point may land there.
     cells = np.maximum(np.floor(high / size) + 2 - first, _FEWEST_CELLS)
     return (*(first * size).tolist(), *((first + cells) * size).tolist())
 

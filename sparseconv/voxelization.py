@@ -62,7 +62,8 @@ class Voxels:
         """Sizes only."""
         return (
             f"Voxels(voxels={len(self.indices)}, points={len(self.point_rows)}, "
-            f"channels={self.features.shape[1]}, batch_size={self.batch_size}, outside={self.num_outside}, nonfinite={self.num_nonfinite})"
+            f"channels={self.features.shape[1]}, batch_size={self.batch_size}, "
+            f"outside={self.num_outside}, nonfinite={self.num_nonfinite})"
         )
 
     def to_sparse(self, features: Tensor | None = None) -> SparseTensor:
