@@ -15,7 +15,7 @@ TEST_WORKERS ?= 2
 
 # A 64-beam scan (FILE=scan.bin, or a simulated street) through a detector's backbone.
 run: $(STAMP)
-	$(BIN)/sparseconv run $(FILE) --model $(MODEL) --out $(OUT)
+	OMP_WAIT_POLICY=passive $(BIN)/sparseconv run $(if $(FILE),"$(FILE)") --model "$(MODEL)" --out "$(OUT)"
 
 test: lint
 	$(BIN)/python -m pytest -q -n $(TEST_WORKERS)

@@ -14,7 +14,7 @@ def _no_shift() -> npt.NDArray[np.float64]:
     return np.zeros(3, dtype=np.float64)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PointCloud:
     """Points with named columns.
 
@@ -68,6 +68,10 @@ class PointCloud:
     def xyz(self) -> npt.NDArray[np.float32]:
         """`[N, 3]` float32 coordinates in metres, a view of `points`."""
         return self.points[:, :3]
+
+    def __repr__(self) -> str:
+        """Sizes only."""
+        return f"PointCloud(points={len(self.points)}, fields={self.fields})"
 
     def __len__(self) -> int:
         return int(self.points.shape[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,10 +14,11 @@ import numpy as np
 import torch
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.measure import Measurement
 from rich.table import Table
 
 from sparseconv.datasets.open3d_import import open3d_problem
-from sparseconv.flops import ForwardCount, count_forward
+from sparseconv.flops import ForwardCount, LayerCount, count_forward
 from sparseconv.models import MODELS, build_model
 from sparseconv.nn.conv import SparseConvolution
 from sparseconv.scripts.console import complain, one_line_errors, out, parse_numbers, progress
@@ -28,8 +30,10 @@ from sparseconv.voxelization import Voxels, voxelize
 
 # Models that see the whole cloud at one voxel size on an unbounded grid; the others are detectors' backbones.
 _SEGMENTATION = ("MinkUNet14", "MinkUNet18", "MinkUNet34")
-# Terminal columns from which the layer's class fits beside the numbers.
-_WIDE = 110
+# Fewer points per voxel than this are worth a note.
+_CROWDED = 1.05
+# Columns that a narrow terminal does without, in this order.
+_OPTIONAL = ("kind", "dense", "ratio", "in", "channels")
 
 
 def _network_input(voxels: Voxels) -> SparseTensor:
@@ -54,39 +58,41 @@ def _giga(macs: int, digits: int = 3) -> str:
     return f"{2 * macs / 1e9:,.{digits}f}"
 
 
-def _layer_table(count: ForwardCount, title: str) -> Table:
-    table = Table(title=title, show_footer=True, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("layer", footer="all", overflow="fold", min_width=12)
-    is_wide = out.width >= _WIDE
-    if is_wide:
-        table.add_column("kind", no_wrap=True)
-    total = sum(layer.milliseconds for layer in count.layers)
-    ratio = count.dense_macs / count.macs if count.macs else 0
-    for name, footer in (
-        ("channels", ""),
-        ("in", ""),
-        ("out", ""),
-        ("pairs", f"{sum(layer.pairs for layer in count.layers):,}"),
-        ("ms", f"{total:,.1f}"),
-        ("GFLOPs", _giga(count.macs)),
-        ("dense", _giga(count.dense_macs, 0)),
-        ("ratio", f"{ratio:,.0f}"),
-    ):
-        table.add_column(name, footer=footer, justify="right", no_wrap=True)
-    for layer in count.layers:
-        table.add_row(
-            layer.name,
-            *([layer.kind] if is_wide else []),
-            f"{layer.c_in}>{layer.c_out}",
-            f"{layer.n_in:,}",
-            f"{layer.n_out:,}",
-            f"{layer.pairs:,}",
-            f"{layer.milliseconds:.1f}",
-            _giga(layer.macs),
-            _giga(layer.dense_macs, 0),
-            f"{layer.dense_macs / layer.macs:,.0f}" if layer.macs else "-",
-        )
+def _layer_table(count: ForwardCount, title: str, width: int) -> Table:
+    """The widest selection of columns that fits: a number that is cut off would be a wrong number."""
+    for left_out in range(len(_OPTIONAL) + 1):
+        table = _table_without(count, title, set(_OPTIONAL[:left_out]))
+        if Measurement.get(out, out.options.update(max_width=1000), table).maximum <= width:
+            break
     return table
+
+
+def _table_without(count: ForwardCount, title: str, left_out: set[str]) -> Table:
+    macs, dense = count.macs, count.dense_macs
+    total = sum(layer.milliseconds for layer in count.layers)
+    columns: dict[str, tuple[str, Callable[[LayerCount], str]]] = {
+        "layer": ("all", lambda layer: layer.name),
+        "kind": ("", lambda layer: layer.kind),
+        "channels": ("", lambda layer: f"{layer.c_in}>{layer.c_out}"),
+        "in": ("", lambda layer: f"{layer.n_in:,}"),
+        "out": ("", lambda layer: f"{layer.n_out:,}"),
+        "pairs": (f"{sum(layer.pairs for layer in count.layers):,}", lambda layer: f"{layer.pairs:,}"),
+        "ms": (f"{total:,.1f}", lambda layer: f"{layer.milliseconds:.1f}"),
+        "GFLOPs": (_giga(macs), lambda layer: _giga(layer.macs)),
+        "dense": (_giga(dense, 0), lambda layer: _giga(layer.dense_macs, 0)),
+        "ratio": (_ratio(dense, macs), lambda layer: _ratio(layer.dense_macs, layer.macs)),
+    }
+    shown = {name: column for name, column in columns.items() if name not in left_out}
+    table = Table(title=title, show_footer=True, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name, (footer, _) in shown.items():
+        table.add_column(name, footer, justify="left" if name in ("layer", "kind") else "right", no_wrap=True)
+    for layer in count.layers:
+        table.add_row(*(cell(layer) for _, cell in shown.values()))
+    return table
+
+
+def _ratio(dense_macs: int, macs: int) -> str:
+    return f"{dense_macs / macs:,.0f}" if macs else "-"
 
 
 def _summary(
@@ -165,7 +171,7 @@ def _save(
     )
     birds_eye(
         folder / "birds_eye.png",
-        scan.points,
+        scan.points[voxels.point_rows.numpy() >= 0],
         voxels.to_sparse(),
         output,
         _output_stride(voxels, output),
@@ -190,6 +196,12 @@ def _describe(scan: Scan, voxels: Voxels, grid: VoxelGrid) -> None:
         f"[bold]voxels[/bold]  {len(voxels.indices):,} of {size} in {cells}{share}",
         highlight=False,
     )
+    if len(voxels.point_rows) < _CROWDED * len(voxels.indices):
+        out.print(
+            "[bold]note[/bold]    nearly every voxel holds one point, so that layers find few neighbours: try a "
+            "larger --voxel-size",
+            highlight=False,
+        )
 
 
 @one_line_errors
@@ -236,8 +248,11 @@ def run(
         times["first_forward_milliseconds"] = first_pass
         times["first_voxelize_milliseconds"] = 1000 * first_voxelization
         output = count.output.encoded
-        out.print(_layer_table(count, f"{model}, random weights, {torch.get_num_threads()} threads"))
-        out.print("in, out: voxels; dense: GFLOPs of the dense layer on the whole grid; ratio: dense / sparse\n")
+        title = f"{model}, random weights, {torch.get_num_threads()} threads"
+        out.print(_layer_table(count, title, out.width))
+        out.print(
+            "in, out: voxels; dense: GFLOPs of the dense layer on the whole grid (unbounded: the occupied box)\n"
+        )
         out.print(
             f"[bold]time[/bold]    voxelize {times['voxelize_milliseconds']:.1f} ms, whole forward pass "
             f"{count.milliseconds:.1f} ms (maps included; the first pass took {first_pass:.0f} ms)",

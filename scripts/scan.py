@@ -15,6 +15,9 @@ from sparseconv.voxel_grid import VoxelGrid
 SECOND_RANGE = (0.0, -40.0, -3.0, 70.4, 40.0, 1.0)
 SECOND_VOXEL = (0.05, 0.05, 0.1)
 SEGMENTATION_VOXEL = (0.05, 0.05, 0.05)
+# A detector's backbone halves the grid three or four times and needs 25 cells of height to have any left.
+_FEWEST_CELLS = 32
+_OBJECT_CELLS = 256
 
 
 @dataclass(frozen=True)
@@ -41,19 +44,32 @@ def load_scan(path: Path | None, seed: int = 0) -> Scan:
     return Scan(str(path), cloud.points, cloud.fields, is_kitti)
 
 
+def _finite_box(points: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    finite = points[np.isfinite(points[:, :3]).all(1), :3].astype(np.float64)
+    if len(finite) == 0:
+        raise ValueError("no point has finite coordinates")
+    return finite.min(0), finite.max(0)
+
+
 def extent_of(points: NDArray[np.float32], voxel_size: tuple[float, ...]) -> tuple[float, ...]:
-    """Range of whole voxels that holds every finite point.
+    """Range of whole voxels that holds every finite point, at least ``_FEWEST_CELLS`` on each axis.
 
     Raises:
         ValueError: no point is finite.
     """
-    finite = points[np.isfinite(points[:, :3]).all(1), :3].astype(np.float64)
-    if len(finite) == 0:
-        raise ValueError("no point has finite coordinates")
+    low, high = _finite_box(points)
     size = np.array(voxel_size)
-    low = np.floor(finite.min(0) / size) * size
-    high = (np.floor(finite.max(0) / size) + 1) * size
-    return (*low.tolist(), *high.tolist())
+    first = np.floor(low / size)
+    # One cell more than the division says: in float32, as voxels are computed, the last point may land there.
+    cells = np.maximum(np.floor(high / size) + 2 - first, _FEWEST_CELLS)
+    return (*(first * size).tolist(), *((first + cells) * size).tolist())
+
+
+def voxel_size_for(points: NDArray[np.float32]) -> tuple[float, ...]:
+    """The segmentation voxel, or one that cuts a small object's longest side into about ``_OBJECT_CELLS``."""
+    low, high = _finite_box(points)
+    size = min(SEGMENTATION_VOXEL[0], float((high - low).max()) / _OBJECT_CELLS)
+    return (float(f"{size:.1g}"),) * 3 if size > 0 else SEGMENTATION_VOXEL
 
 
 def grid_for(
@@ -62,7 +78,7 @@ def grid_for(
     voxel_size: tuple[float, ...] | None,
     point_cloud_range: tuple[float, ...] | None,
 ) -> tuple[VoxelGrid, tuple[float, ...] | None]:
-    """Grid and range of a run: what the user named, else SECOND's for driving scans, else the scan's own extent.
+    """Grid and range of a run: what the user named, else SECOND's for driving scans, else the scan's own.
 
     Args:
         scan: the points.
@@ -70,7 +86,12 @@ def grid_for(
         voxel_size: the user's, or None.
         point_cloud_range: the user's, or None.
     """
-    size = voxel_size or (SECOND_VOXEL if bounded else SEGMENTATION_VOXEL)
+    if voxel_size is not None:
+        size = voxel_size
+    elif scan.is_driving:
+        size = SECOND_VOXEL if bounded else SEGMENTATION_VOXEL
+    else:
+        size = voxel_size_for(scan.points)
     if point_cloud_range is None and bounded:
         point_cloud_range = SECOND_RANGE if scan.is_driving else extent_of(scan.points, size)
     return VoxelGrid.create(size, point_cloud_range), point_cloud_range

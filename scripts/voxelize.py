@@ -13,10 +13,8 @@ from rich.table import Table
 from sparseconv.datasets import PointFileError, read_points
 from sparseconv.scripts.console import EXIT_BAD_INPUT, complain, one_line_errors, out, parse_numbers, progress
 from sparseconv.scripts.output import complete_folder
-from sparseconv.voxelization import Voxels
+from sparseconv.voxelization import REDUCTIONS, Voxels
 from sparseconv.voxelization import voxelize as voxelize_points
-
-_REDUCTIONS = ("mean", "sum", "max", "first")
 
 
 def _save(voxels: Voxels, fields: tuple[str, ...], path: Path) -> None:
@@ -39,7 +37,7 @@ def _output_names(files: list[Path]) -> list[str]:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(
-            f"several files would be written to {repeated[0]}: give files of equal names folders of their own"
+            f"several files would be written to {repeated[0]}: call once for each folder, with its own --out"
         )
     return names
 
@@ -63,13 +61,15 @@ def voxelize(
     sizes = parse_numbers(voxel_size, (1, 3), "--voxel-size")
     size = sizes * 3 if len(sizes) == 1 else sizes
     bounds = None if point_range is None else parse_numbers(point_range, (6,), "--range")
-    if reduce not in _REDUCTIONS:
-        raise ValueError(f"--reduce must be one of {', '.join(_REDUCTIONS)}, got {reduce!r}")
-    names = _output_names(files)
+    if reduce not in REDUCTIONS:
+        raise ValueError(f"--reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
+    names = [path.name for path in files] if out_dir is None else _output_names(files)
     table = Table("file", *("points", "outside", "not finite", "voxels", "points/voxel", "ms"), title="Voxels")
     for column in table.columns[1:]:
         column.justify = "right"
     table.columns[0].overflow = "fold"
+    # The first call loads or compiles the kernels; it must not count for the first file.
+    voxelize_points(np.zeros((1, 3), np.float32), size)
     failed = 0
     with progress() as bar:
         task = bar.add_task("voxelizing", total=len(files))
@@ -84,10 +84,15 @@ def voxelize(
             start = time.perf_counter()
             voxels = voxelize_points(cloud.points, size, bounds, reduce, nonfinite="drop")  # type: ignore[arg-type]
             seconds = time.perf_counter() - start
+            count = len(voxels.indices)
+            if count == 0:
+                complain(f"{path}: none of its {len(cloud.points)} points lies in the range; give another --range")
+                failed += 1
+                bar.advance(task)
+                continue
             if out_dir is not None:
                 with complete_folder(out_dir) as staging:
                     _save(voxels, cloud.fields, staging / name)
-            count = len(voxels.indices)
             inside = len(cloud.points) - voxels.num_outside - voxels.num_nonfinite
             table.add_row(
                 str(path),

@@ -1,5 +1,8 @@
 """Sparse convolution on voxels: from a point cloud to features, on the voxels that exist and nothing else."""
 
+import importlib
+from types import ModuleType
+
 from sparseconv import functional, nn
 from sparseconv.backends import DuplicateSiteError, use_backend
 from sparseconv.coordinates import CoordinateHash, Coordinates
@@ -13,6 +16,16 @@ from sparseconv.voxel_grid import VoxelGrid
 from sparseconv.voxelization import HardVoxels, Voxels, hard_voxelize, reduce_points, voxelize
 
 __version__ = "0.1.0"
+
+_SUBPACKAGES = ("datasets", "dense_ops", "flops", "models", "visualize")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Subpackages that most programs never need, imported when they are named."""
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"sparseconv.{name}")
+    raise AttributeError(f"module 'sparseconv' has no attribute {name!r}")
+
 
 __all__ = [
     "ConvGeometry",

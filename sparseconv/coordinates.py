@@ -105,7 +105,7 @@ class Coordinates:
         self._indices = as_int32(indices)
         self._shape = as_spatial_shape(spatial_shape, ndim)
         if batch_size is None:
-            batch_size = int(self._indices[:, 0].max()) + 1 if len(self._indices) else 1
+            batch_size = max(0, int(self._indices[:, 0].max())) + 1 if len(self._indices) else 1
         (self._batch_size,) = per_axis(batch_size, 1, "batch_size", minimum=1, maximum=MAX_CELLS)
         self._forget()
         self._check_range()
@@ -122,6 +122,7 @@ class Coordinates:
     def _forget(self) -> None:
         self._seen_version = _version(self._indices)
         self._state = object()
+        self._batch_map: KernelMap | None = None
         self._indexes: dict[str, Any] = {}
         self._memo: dict[tuple[Any, ...], tuple[Coordinates, object, KernelMap]] = {}
         # Weak keys: a map onto given sites (these ones included) must not keep them alive.
@@ -194,10 +195,11 @@ class Coordinates:
         """The backend's index of these sites."""
         self._refresh()
         name = backend_name(self.device)
-        if name not in self._indexes:
+        index = self._indexes.get(name)
+        if index is None:
             with _keepable():
-                self._indexes[name] = backend_for(self.device).build_index(self._indices)
-        return self._indexes[name]
+                index = self._indexes[name] = backend_for(self.device).build_index(self._indices)
+        return index
 
     def is_sorted(self) -> bool:
         """Whether the rows are in lexicographic order."""
@@ -239,9 +241,10 @@ class Coordinates:
         if state is not target.state:
             maps = {}
             self._maps_onto[target] = (target.state, maps)
-        if geometry not in maps:
-            maps[geometry] = self._build(self, target, geometry)
-        return maps[geometry]
+        kernel_map = maps.get(geometry)
+        if kernel_map is None:
+            kernel_map = maps[geometry] = self._build(self, target, geometry)
+        return kernel_map
 
     def downsample(self, geometry: ConvGeometry) -> tuple[Coordinates, KernelMap]:
         """Every coarse site that one of these reaches, and the map onto them."""
@@ -273,9 +276,11 @@ class Coordinates:
     def _kept(self, key: tuple[Any, ...]) -> tuple[Coordinates, KernelMap] | None:
         """The kept output set and map, unless either side's indices were changed since."""
         self._refresh()
-        if key not in self._memo:
+        # One look: another thread may clear the maps meanwhile.
+        kept = self._memo.get(key)
+        if kept is None:
             return None
-        sites, state, kernel_map = self._memo[key]
+        sites, state, kernel_map = kept
         return (sites, kernel_map) if sites.state is state else None
 
     def _keep(
@@ -284,10 +289,44 @@ class Coordinates:
         self._memo[key] = (sites, sites.state, kernel_map)
         return sites, kernel_map
 
+    def batch_map(self) -> KernelMap:
+        """The map from every site to its sample: the k-th site of each sample shares tap k.
+
+        So the invariants of a map hold, and pooling over it is global pooling.
+        """
+        self._refresh()
+        kept = self._batch_map
+        if kept is None:
+            with _keepable():
+                kept = self._batch_map = self._build_batch_map()
+        return kept
+
+    def _build_batch_map(self) -> KernelMap:
+        batch = self._indices[:, 0].long()
+        counts = torch.bincount(batch, minlength=self._batch_size)
+        starts = counts.cumsum(0) - counts
+        ascend = bool((batch[1:] >= batch[:-1]).all())
+        order = torch.arange(len(batch), device=batch.device) if ascend else torch.argsort(batch, stable=True)
+        rank = torch.arange(len(batch), device=batch.device) - starts[batch[order]]
+        by_tap = torch.argsort(rank, stable=True)
+        taps = torch.bincount(rank, minlength=1)
+        tap_offsets = torch.cat([taps.new_zeros(1), taps.cumsum(0)]).cpu()
+        in_rows = order[by_tap]
+        return KernelMap(
+            in_rows.int(),
+            batch[in_rows].int(),
+            tap_offsets,
+            len(batch),
+            self._batch_size,
+            ascend,
+            trusted=True,
+        )
+
     def clear_maps(self) -> None:
         """Drop every map and output set that was built on these sites."""
         self._memo.clear()
         self._maps_onto.clear()
+        self._batch_map = None
 
     def to(self, device: torch.device | str) -> Coordinates:
         """The same sites on another device; the memo stays behind."""
@@ -309,7 +348,7 @@ class Coordinates:
         with _keepable():
             fine_rows, coarse_rows, tap_offsets = backend.kernel_pairs(fine.index(), coarse.index(), geometry)
         ascend = fine.is_sorted() and coarse.is_sorted()
-        return KernelMap(fine_rows, coarse_rows, tap_offsets, len(fine), len(coarse), ascend)
+        return KernelMap(fine_rows, coarse_rows, tap_offsets, len(fine), len(coarse), ascend, trusted=True)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle carries: the sites, not what was built on them."""

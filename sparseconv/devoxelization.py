@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sparseconv.coordinates import CoordinateHash
+from sparseconv.ops.precision import widen
 from sparseconv.voxelization import PointsLike, Voxels, as_batch
 
 # Largest float32 below 2**31 that still leaves room for the neighbouring cell.
@@ -67,14 +68,15 @@ def _trilinear(features: Tensor, voxels: Voxels, xyz: Tensor, batch: Tensor) -> 
     scaled = torch.where(reachable[:, None], scaled, 0)
     corner = scaled.floor()
     fraction = scaled - corner
-    out = features.new_zeros((len(xyz), features.shape[1]))
-    total = features.new_zeros((len(xyz), 1))
+    wide = widen(features)
+    out = wide.new_zeros((len(xyz), wide.shape[1]))
+    total = wide.new_zeros((len(xyz), 1))
     for bits in range(8):
         step = corner.new_tensor([bits & 1, bits >> 1 & 1, bits >> 2 & 1])
         sites = torch.cat([batch[:, None].int(), (corner + step).int().flip(1)], 1)
         rows = torch.where(reachable, index.query(sites), -1)
         weight = torch.where(step > 0, fraction, 1 - fraction).prod(1)
-        weight = torch.where(rows >= 0, weight, 0).to(features.dtype)[:, None]
-        out = out + weight * _rows_or_zero(features, rows)
+        weight = torch.where(rows >= 0, weight, 0).to(wide.dtype)[:, None]
+        out = out + weight * _rows_or_zero(wide, rows)
         total = total + weight
-    return out / torch.where(total > 0, total, 1)
+    return (out / torch.where(total > 0, total, 1)).to(features.dtype)

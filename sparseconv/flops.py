@@ -128,11 +128,12 @@ def count_forward(
     def begin(module: nn.Module, _: Any) -> None:
         starts[module] = time.perf_counter()
 
-    def end(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+    def end(name: str) -> Callable[[nn.Module, Any, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
             seconds = time.perf_counter() - starts.pop(module)
             if isinstance(module, SparseConvolution):
-                counts.append(count_layer(module, inputs[0], output, name, seconds))
+                source = inputs[0] if inputs else named["input"]
+                counts.append(count_layer(module, source, output, name, seconds))
             if on_layer is not None:
                 on_layer()
 
@@ -141,7 +142,7 @@ def count_forward(
     for name, module in model.named_modules():
         if isinstance(module, SparseConvolution):
             handles.append(module.register_forward_pre_hook(begin))
-            handles.append(module.register_forward_hook(end(name)))
+            handles.append(module.register_forward_hook(end(name), with_kwargs=True))
     try:
         start = time.perf_counter()
         with torch.no_grad():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
 import torch
 from torch import Tensor
 
 from sparseconv.backends import backend_for
+from sparseconv.memoized import memoized
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +26,11 @@ class KernelMap:
         n_in: number of input rows.
         n_out: number of output rows.
         in_rows_ascend: whether the pairs of each tap are in order of their input rows as well.
+        trusted: skip the checks of shapes, types and ranges; for maps that the engine built.
+
+    Raises:
+        TypeError: rows are not int32, or offsets not int64.
+        ValueError: shapes do not fit, or a row is out of range.
     """
 
     in_rows: Tensor
@@ -34,6 +39,32 @@ class KernelMap:
     n_in: int
     n_out: int
     in_rows_ascend: bool
+    trusted: InitVar[bool] = False
+
+    def __post_init__(self, trusted: bool) -> None:
+        """Refuse what would make a kernel leave its arrays."""
+        if trusted:
+            return
+        for name, rows, count in (("in_rows", self.in_rows, self.n_in), ("out_rows", self.out_rows, self.n_out)):
+            if rows.dtype != torch.int32:
+                raise TypeError(f"{name} must be int32, got {rows.dtype}")
+            if rows.dim() != 1 or not rows.is_contiguous() or len(rows) != len(self.in_rows):
+                raise ValueError(
+                    f"in_rows and out_rows must be contiguous and of one length, got {list(rows.shape)}"
+                )
+            low, high = (int(bound) for bound in torch.aminmax(rows)) if len(rows) else (0, -1)
+            if low < 0 or high >= count:
+                raise ValueError(f"{name} must lie in 0 .. {count - 1}, got {low} .. {high}")
+        if self.tap_offsets.dtype != torch.int64 or self.tap_offsets.device.type != "cpu":
+            raise TypeError(
+                f"tap_offsets must be int64 on the CPU, got {self.tap_offsets.dtype} on {self.tap_offsets.device}"
+            )
+        offsets = self.tap_offsets
+        if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(self.in_rows) or (offsets.diff() < 0).any():
+            raise ValueError(
+                f"tap_offsets must ascend from 0 to the number of pairs, {len(self.in_rows)}, got "
+                f"{offsets.tolist()}"
+            )
 
     @property
     def volume(self) -> int:
@@ -69,7 +100,7 @@ class KernelMap:
         """The same pairs with the two sides swapped; no search. Kept, so that it costs once."""
         return self._transposed
 
-    @functools.cached_property
+    @memoized
     def _transposed(self) -> KernelMap:
         in_rows, out_rows = self.out_rows, self.in_rows
         if not self.in_rows_ascend:
@@ -77,7 +108,9 @@ class KernelMap:
             # Kept, so it must serve training after an evaluation in inference mode.
             with torch.inference_mode(False):
                 in_rows, out_rows = backend.order_pairs(in_rows, out_rows, self.tap_offsets)
-        return KernelMap(in_rows, out_rows, self.tap_offsets, self.n_out, self.n_in, self.in_rows_ascend)
+        return KernelMap(
+            in_rows, out_rows, self.tap_offsets, self.n_out, self.n_in, self.in_rows_ascend, trusted=True
+        )
 
     def macs(self, c_in: int, c_out: int, groups: int = 1) -> int:
         """Exact number of multiply-adds of a convolution over this map."""
@@ -94,7 +127,7 @@ class KernelMap:
         """Number of pairs that end in each output row: int64 ``[n_out]``."""
         return self._in_counts
 
-    @functools.cached_property
+    @memoized
     def _in_counts(self) -> Tensor:
         with torch.inference_mode(False):
             return torch.bincount(self.out_rows, minlength=self.n_out)

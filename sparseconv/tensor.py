@@ -17,6 +17,7 @@ from sparseconv.kernel_map import KernelMap
 
 # A dense grid past this many bytes is a mistake rather than a wish: 1 TB.
 _MAX_DENSE_BYTES = 1 << 40
+_FEATURE_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class NamedMap:
     """What a layer with an ``indice_key`` leaves behind for an inverse convolution or a pooling.
 
     Attributes:
-        kind: ``"submanifold"``, ``"convolution"`` or ``"transposed"``.
+        kind: ``"submanifold"``, ``"convolution"``, ``"transposed"`` or ``"pooling"``.
         geometry: kernel, stride, padding, dilation.
         inputs: the sites that the layer read.
         outputs: the sites that it wrote.
@@ -213,22 +214,23 @@ class SparseTensor:
         return filled.reshape(self.batch_size, *shape, channels)
 
     @classmethod
-    def from_dense(cls, dense: Tensor) -> SparseTensor:
+    def from_dense(cls, dense: Tensor, channels_first: bool = False) -> SparseTensor:
         """Sparse tensor of the cells with a non-zero channel.
 
         Args:
-            dense: ``[B, *shape, C]``, channels last, D = 1..4.
+            dense: ``[B, *shape, C]``, D = 1..4; channels last, as spconv has it.
+            channels_first: read ``[B, C, *shape]`` instead, what :meth:`dense` gives.
 
         Raises:
             ValueError: another number of axes.
         """
         if not 3 <= dense.dim() <= 6:
-            raise ValueError(
-                f"dense must have shape [B, *spatial_shape, C] with 1 to 4 spatial axes, got {list(dense.shape)}"
-            )
-        indices = torch.nonzero((dense != 0).any(-1)).int()
-        features = dense[tuple(indices.long().T)]
-        return cls(features, indices, list(dense.shape[1:-1]), dense.shape[0])
+            layout = "[B, C, *spatial_shape]" if channels_first else "[B, *spatial_shape, C]"
+            raise ValueError(f"dense must have shape {layout} with 1 to 4 spatial axes, got {list(dense.shape)}")
+        last = dense.movedim(1, -1) if channels_first else dense
+        indices = torch.nonzero((last != 0).any(-1)).int()
+        features = last[tuple(indices.long().T)]
+        return cls(features, indices, list(last.shape[1:-1]), last.shape[0])
 
     def to(self, *args: Any, **kwargs: Any) -> SparseTensor:
         """As :meth:`torch.Tensor.to`, for features and sites; maps stay behind on a change of device."""
@@ -316,9 +318,10 @@ def _check_features(features: Tensor) -> None:
         )
     if features.dim() != 2:
         raise ValueError(f"features must have shape [N, C], got {list(features.shape)}")
-    if not features.is_floating_point():
+    if features.dtype not in _FEATURE_TYPES:
         raise TypeError(
-            f"features must be floating point, got {features.dtype}: convert them, for example with .float()"
+            f"features must be floating point (float32, float64, float16 or bfloat16), got {features.dtype}: "
+            "convert them, for example with .float()"
         )
 
 

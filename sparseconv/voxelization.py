@@ -17,17 +17,17 @@ from torch import Tensor
 from sparseconv.backends import backend_for
 from sparseconv.coordinates import Coordinates
 from sparseconv.geometry import MAX_CELLS, per_axis
+from sparseconv.ops.precision import widen
 from sparseconv.tensor import SparseTensor
 from sparseconv.voxel_grid import VoxelGrid
 
 Reduce = Literal["mean", "sum", "max", "first"]
-_REDUCTIONS = ("mean", "sum", "max", "first")
-_HALF = (torch.float16, torch.bfloat16)
+REDUCTIONS = ("mean", "sum", "max", "first")
 
 PointsLike = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Voxels:
     """Result of :func:`voxelize`. M voxels in lexicographic order, N points over the whole batch.
 
@@ -58,6 +58,14 @@ class Voxels:
         """Grid size (z, y, x), None where unbounded."""
         return self.grid.spatial_shape
 
+    def __repr__(self) -> str:
+        """Sizes only."""
+        return (
+            f"Voxels(voxels={len(self.indices)}, points={len(self.point_rows)}, "
+            f"channels={self.features.shape[1]}, batch_size={self.batch_size}, "
+            f"outside={self.num_outside}, nonfinite={self.num_nonfinite})"
+        )
+
     def to_sparse(self, features: Tensor | None = None) -> SparseTensor:
         """Sparse tensor of these voxels, with the reduced features or others ``[M, C']``."""
         shape = self.spatial_shape
@@ -65,7 +73,7 @@ class Voxels:
         return SparseTensor.from_coordinates(self.features if features is None else features, coordinates)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HardVoxels:
     """Result of :func:`hard_voxelize`: at most ``max_voxels`` voxels of at most ``max_points`` points.
 
@@ -96,6 +104,13 @@ class HardVoxels:
     def spatial_shape(self) -> list[int] | None:
         """Grid size (z, y, x), None where unbounded."""
         return self.grid.spatial_shape
+
+    def __repr__(self) -> str:
+        """Sizes only."""
+        return (
+            f"HardVoxels(points={list(self.points.shape)}, batch_size={self.batch_size}, "
+            f"outside={self.num_outside}, nonfinite={self.num_nonfinite}, over_capacity={self.num_over_capacity})"
+        )
 
 
 def _as_cloud(points: Any) -> Tensor:
@@ -164,7 +179,7 @@ def voxelize(
             a cloud may be empty. Any other float type is converted to float32.
         voxel_size: edge length, one number or (x, y, z), in the points' unit.
         point_cloud_range: ``x0, y0, z0, x1, y1, z1``; points outside are dropped and counted. None: an
-            unbounded grid whose voxel 0 begins at the origin.
+            unbounded grid whose voxel 0 begins at the origin and which ends where int32 voxels do.
         reduce: how all columns, x y z included, of a voxel's points become its features, in order of points.
         nonfinite: ``"error"`` or ``"drop"`` (and count) points with a NaN or infinite coordinate.
 
@@ -174,8 +189,8 @@ def voxelize(
     Raises:
         TypeError, ValueError: what came, what was expected, what to do.
     """
-    if reduce not in _REDUCTIONS:
-        raise ValueError(f"reduce must be one of {', '.join(_REDUCTIONS)}, got {reduce!r}")
+    if reduce not in REDUCTIONS:
+        raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
     grid = VoxelGrid.create(voxel_size, point_cloud_range)
     cloud, batch, batch_size = as_batch(points)
     sites, inside, num_outside, num_nonfinite = _place(cloud, batch, grid, nonfinite)
@@ -218,14 +233,14 @@ def reduce_points(
     if values.requires_grad and torch.is_grad_enabled() and reduce in ("mean", "sum"):
         return _reduce_with_gradient(values, point_rows, n_voxels, reduce)
     backend = backend_for(values.device)
-    wide = values.detach().float() if values.dtype in _HALF else values.detach()
+    wide = widen(values.detach())
     features, counts = backend.reduce_points(wide.contiguous(), point_rows.contiguous(), n_voxels, reduce)
     return features.to(values.dtype), counts
 
 
 def _check_reduction(values: Tensor, point_rows: Tensor, n_voxels: int, reduce: str) -> None:
-    if reduce not in _REDUCTIONS:
-        raise ValueError(f"reduce must be one of {', '.join(_REDUCTIONS)}, got {reduce!r}")
+    if reduce not in REDUCTIONS:
+        raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
     if values.dim() != 2 or not values.is_floating_point():
         raise ValueError(f"values must be floating point [N, C], got {values.dtype} {list(values.shape)}")
     if point_rows.dtype != torch.int64:
@@ -243,7 +258,7 @@ def _reduce_with_gradient(values: Tensor, point_rows: Tensor, n_voxels: int, red
     kept = torch.nonzero(point_rows >= 0)[:, 0]
     rows = point_rows[kept]
     counts = torch.bincount(rows, minlength=n_voxels)
-    wide = values.float() if values.dtype in _HALF else values
+    wide = widen(values)
     total = wide.new_zeros((n_voxels, values.shape[1])).index_add(0, rows, wide[kept])
     if reduce == "mean":
         total = total / counts.clamp(min=1)[:, None]

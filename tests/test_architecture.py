@@ -15,12 +15,13 @@ FOLDERS = {"dense_ops": "sparseconv.dense_ops", "datasets": "sparseconv.datasets
 # From the ground up. A module belongs to the longest prefix that names it, and may import its own layer's
 # modules and every lower layer.
 LAYERS = (
-    ("sparseconv.geometry", "sparseconv.compilation"),
+    ("sparseconv.geometry", "sparseconv.compilation", "sparseconv.memoized"),
     ("sparseconv.backends.site_keys", "sparseconv.backends"),
     ("sparseconv.kernel_map",),
     ("sparseconv.coordinates",),
     ("sparseconv.tensor",),
-    ("sparseconv.ops", "sparseconv.voxel_grid", "sparseconv.voxelization", "sparseconv.devoxelization"),
+    ("sparseconv.ops",),
+    ("sparseconv.voxel_grid", "sparseconv.voxelization", "sparseconv.devoxelization"),
     ("sparseconv.functional", "sparseconv.dense_ops"),
     ("sparseconv.nn",),
     ("sparseconv.models", "sparseconv.flops", "sparseconv.visualize", "sparseconv.datasets"),

@@ -72,7 +72,15 @@ def map_arguments(kernel_map: KernelMap) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize(
-    "op", ["convolve", "convolve_weight_gradient", "max_pool", "sum_pool", "max_pool_gradient"]
+    "op",
+    [
+        "convolve",
+        "convolve_epilogue",
+        "convolve_weight_gradient",
+        "max_pool",
+        "sum_pool",
+        "max_pool_gradient",
+    ],
 )
 def test_opcheck(op: str) -> None:
     kernel_map = sc.Coordinates(SITES, (5, 6), 3).downsample(create(2, 3, 2, 1))[1]
@@ -83,6 +91,9 @@ def test_opcheck(op: str) -> None:
         weight, bias = torch.randn(4, 9, 2).to(dtype).requires_grad_(), torch.randn(4).to(dtype).requires_grad_()
         calls: dict[str, list[tuple[Any, ...]]] = {
             "convolve": [(x, weight, bias, *rows, n_out, 2), (x.detach(), weight, None, *rows, n_out, 2)],
+            "convolve_epilogue": [
+                (x.detach(), weight.detach(), bias.detach(), grad.detach(), True, *rows[:3], n_out, 2)
+            ],
             "convolve_weight_gradient": [(x, grad, *rows, 1), (x, grad, *rows, 4)],
             "max_pool": [(x, *rows[:3], n_out)],
             "sum_pool": [(x, *rows, n_out)],
@@ -103,7 +114,14 @@ def test_no_op_is_left_out_of_opcheck() -> None:
         for value in vars(module).values()
         if isinstance(value, torch.library.CustomOpDef)
     }
-    checked = {"convolve", "convolve_weight_gradient", "max_pool", "sum_pool", "max_pool_gradient"}
+    checked = {
+        "convolve",
+        "convolve_epilogue",
+        "convolve_weight_gradient",
+        "max_pool",
+        "sum_pool",
+        "max_pool_gradient",
+    }
     assert defined == {f"sparseconv::{name}" for name in checked}
 
 

@@ -79,7 +79,15 @@ def test_opcheck_of_every_op(dtype: torch.dtype, rows: int) -> None:
     bias = torch.randn(6).to(dtype).requires_grad_()
     grad = torch.randn(len(coarse), 6).to(dtype).requires_grad_()
     n_out = kernel_map.n_out
-    assert set(ops.__all__) == {"convolve", "convolve_weight_gradient", "max_pool", "sum_pool"}
+    assert set(ops.__all__) == {
+        "convolve",
+        "convolve_epilogue",
+        "convolve_weight_gradient",
+        "max_pool",
+        "sum_pool",
+    }
+    inference = (features.detach(), weight.detach(), bias.detach(), grad.detach(), True)
+    torch.library.opcheck(ops.convolve_epilogue, (*inference, *forward_map, n_out, 2))
     # opcheck's own comparison of eager and traced gradients is exact arithmetic on both sides.
     torch.library.opcheck(ops.max_pool, (features, *forward_map, n_out))
     torch.library.opcheck(ops.sum_pool, (features, *forward_map, *backward_map, n_out))

@@ -25,7 +25,7 @@ class Backend(Protocol):
 
     Pairs are ``in_rows, out_rows`` int32 ``[P]`` grouped by tap, with ``tap_offsets`` int64 ``[K+1]`` on the
     CPU. Within one tap no row of either column repeats, and the pairs are in order of ``out_rows``. Features
-    are float32 or float64; the ops above widen the half precisions.
+    are float32 or float64; :meth:`convolve` takes bfloat16 features and weights too, and gives float32.
     """
 
     def build_index(self, indices: Tensor) -> Any:

@@ -141,6 +141,8 @@ def convolve(
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
+    if features.dtype == torch.bfloat16:
+        features, weight = features.float(), weight.float()
     c_out, _, depth = weight.shape
     out = features.new_zeros((n_out, c_out))
     x = features.reshape(len(features), groups, depth)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparseconv.ops.precision import widen
 from sparseconv.tensor import SparseTensor, check_sparse
 
 
@@ -31,7 +32,7 @@ def group_norm(
     rows, channels = features.shape
     if num_groups < 1 or channels % num_groups:
         raise ValueError(f"the {channels} channels cannot be cut into {num_groups} groups")
-    wide = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
+    wide = widen(features)
     batch = input.indices[:, 0].long()
     counts = torch.bincount(batch, minlength=input.batch_size).clamp(min=1)
     size = (counts * (channels // num_groups))[:, None].to(wide.dtype)

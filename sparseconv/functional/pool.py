@@ -9,10 +9,10 @@ from torch import Tensor
 
 from sparseconv import ops
 from sparseconv.compilation import eager
-from sparseconv.coordinates import Coordinates
 from sparseconv.functional.naming import recall, remember
 from sparseconv.geometry import ConvGeometry, per_axis
 from sparseconv.kernel_map import KernelMap
+from sparseconv.ops.precision import widen
 from sparseconv.tensor import NamedMap, SparseTensor, check_sparse
 
 Size = int | Sequence[int]
@@ -35,7 +35,7 @@ def _sum_over(features: Tensor, kernel_map: KernelMap) -> Tensor:
 
 def _mean_over(features: Tensor, kernel_map: KernelMap) -> Tensor:
     # A half type holds neither the sum nor the count of many rows.
-    wide = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
+    wide = widen(features)
     counts = kernel_map.in_counts().clamp(min=1)[:, None].to(wide.dtype)
     return (_sum_over(wide, kernel_map) / counts).to(features.dtype)
 
@@ -47,16 +47,16 @@ def _pooled_sites(
     padding: Size,
     dilation: Size,
     subm: bool,
-) -> tuple[NamedMap, Coordinates]:
+) -> NamedMap:
     check_sparse(input, "pooling")
     sites = input.coordinates
     if subm:
         geometry = ConvGeometry.submanifold(input.ndim, kernel_size, dilation)
-        return NamedMap.record("submanifold", geometry, sites, sites, sites.submanifold_map(geometry)), sites
+        return NamedMap.record("submanifold", geometry, sites, sites, sites.submanifold_map(geometry))
     steps = kernel_size if stride is None else stride
     geometry = ConvGeometry.create(input.ndim, kernel_size, steps, padding, dilation)
     outputs, kernel_map = sites.downsample(geometry)
-    return NamedMap.record("pooling", geometry, sites, outputs, kernel_map), outputs
+    return NamedMap.record("pooling", geometry, sites, outputs, kernel_map)
 
 
 def _finish(input: SparseTensor, features: Tensor, record: NamedMap, indice_key: str | None) -> SparseTensor:
@@ -85,7 +85,7 @@ def max_pool(
         indice_key: a name for the map.
         subm: keep the input's sites (odd window, stride 1).
     """
-    record, _ = _pooled_sites(input, kernel_size, stride, padding, dilation, subm)
+    record = _pooled_sites(input, kernel_size, stride, padding, dilation, subm)
     kernel_map = record.kernel_map
     features, _ = ops.max_pool(
         input.features,
@@ -108,7 +108,7 @@ def avg_pool(
     subm: bool = False,
 ) -> SparseTensor:
     """Mean over the active inputs in reach: divided by how many there are; arguments as :func:`max_pool`."""
-    record, _ = _pooled_sites(input, kernel_size, stride, padding, dilation, subm)
+    record = _pooled_sites(input, kernel_size, stride, padding, dilation, subm)
     return _finish(input, _mean_over(input.features, record.kernel_map), record, indice_key)
 
 
@@ -123,7 +123,7 @@ def sum_pool(
     subm: bool = False,
 ) -> SparseTensor:
     """Sum over the active inputs in reach; arguments as :func:`max_pool`."""
-    record, _ = _pooled_sites(input, kernel_size, stride, padding, dilation, subm)
+    record = _pooled_sites(input, kernel_size, stride, padding, dilation, subm)
     return _finish(input, _sum_over(input.features, record.kernel_map), record, indice_key)
 
 
@@ -153,32 +153,11 @@ def upsample(input: SparseTensor, scale: Size) -> SparseTensor:
     return SparseTensor.from_coordinates(features, sites, input.named_maps)
 
 
-def batch_map(coordinates: Coordinates) -> KernelMap:
-    """One tap for each row of a sample: pairs (row, batch index) that meet the invariants of a map."""
-    batch = coordinates.indices[:, 0].long()
-    order = torch.argsort(batch, stable=True)
-    counts = torch.bincount(batch, minlength=coordinates.batch_size)
-    starts = counts.cumsum(0) - counts
-    rank = torch.arange(len(batch), device=batch.device) - starts[batch[order]]
-    # The k-th row of every sample shares tap k, so no output row repeats within a tap.
-    by_tap = torch.argsort(rank, stable=True)
-    taps = torch.bincount(rank, minlength=1)
-    tap_offsets = torch.cat([taps.new_zeros(1), taps.cumsum(0)]).cpu()
-    return KernelMap(
-        order[by_tap].int(),
-        batch[order][by_tap].int(),
-        tap_offsets,
-        len(batch),
-        coordinates.batch_size,
-        coordinates.is_sorted(),
-    )
-
-
 @eager
 def global_max_pool(input: SparseTensor) -> Tensor:
     """Maximum over each sample's sites: ``[B, C]``, 0 for an empty sample."""
     check_sparse(input, "global_max_pool")
-    kernel_map = batch_map(input.coordinates)
+    kernel_map = input.coordinates.batch_map()
     out, _ = ops.max_pool(
         input.features,
         kernel_map.in_rows,
@@ -193,11 +172,11 @@ def global_max_pool(input: SparseTensor) -> Tensor:
 def global_sum_pool(input: SparseTensor) -> Tensor:
     """Sum over each sample's sites: ``[B, C]``, 0 for an empty sample."""
     check_sparse(input, "global_sum_pool")
-    return _sum_over(input.features, batch_map(input.coordinates))
+    return _sum_over(input.features, input.coordinates.batch_map())
 
 
 @eager
 def global_avg_pool(input: SparseTensor) -> Tensor:
     """Mean over each sample's sites: ``[B, C]``, 0 for an empty sample."""
     check_sparse(input, "global_avg_pool")
-    return _mean_over(input.features, batch_map(input.coordinates))
+    return _mean_over(input.features, input.coordinates.batch_map())

@@ -69,7 +69,7 @@ class BasicBlock(SparseModule):
             )
         self.conv1 = SubMConv3d(in_channels, channels, 3, bias=bias, indice_key=indice_key)
         self.bn1 = norm(channels)
-        self.relu = ReLU()
+        self.relu: nn.Module = ReLU()
         self.conv2 = SubMConv3d(channels, channels, 3, bias=bias, indice_key=indice_key)
         self.bn2 = norm(channels)
         self.downsample = projection

@@ -143,7 +143,7 @@ class SparseUpsample(SparseModule):
 
     def __init__(self, scale: Size) -> None:
         super().__init__()
-        sides = len(scale) if isinstance(scale, Sequence) else 1
+        sides = len(scale) if hasattr(scale, "__len__") else 1
         per_axis(scale, sides, "scale", minimum=1, maximum=1 << 10)
         self.scale = scale
 

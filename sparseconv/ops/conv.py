@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sparseconv.backends import backend_for
-from sparseconv.ops.precision import widen
+from sparseconv.ops.precision import multiplied, widen
 
 
 def transpose_weight(weight: Tensor, groups: int) -> Tensor:
@@ -41,10 +41,9 @@ def convolve(
     groups: int,
 ) -> Tensor:  # [n_out, C_out]
     """``out[o] = bias + sum over taps of weight[:, t] @ features[i]``; see the module."""
-    backend = backend_for(features.device)
-    out = backend.convolve(
-        widen(features),
-        widen(weight),
+    out = backend_for(features.device).convolve(
+        multiplied(features),
+        multiplied(weight),
         None if bias is None else widen(bias),
         in_rows,
         out_rows,
@@ -86,8 +85,8 @@ def convolve_epilogue(
 ) -> Tensor:  # [n_out, C_out]
     """:func:`convolve`, plus ``residual``, through a ReLU, while a block is in cache. For inference only."""
     out = backend_for(features.device).convolve(
-        widen(features),
-        widen(weight),
+        multiplied(features),
+        multiplied(weight),
         None if bias is None else widen(bias),
         in_rows,
         out_rows,

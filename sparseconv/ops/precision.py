@@ -11,3 +11,8 @@ _HALF = (torch.float16, torch.bfloat16)
 def widen(tensor: Tensor) -> Tensor:
     """The tensor in the type that sums are taken in: float32 for the half precisions, else its own."""
     return tensor.float() if tensor.dtype in _HALF else tensor
+
+
+def multiplied(tensor: Tensor) -> Tensor:
+    """The tensor in a type that backends multiply: bfloat16 as it is (its products are exact in float32)."""
+    return tensor.float() if tensor.dtype == torch.float16 else tensor

@@ -7,6 +7,7 @@ are written out once with the bias: no atomics, and the same order of summation 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from sparseconv.backends.cpu.bisect import first_at_least
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.threads import run_ranges
 from sparseconv.backends.cpu.tile import KINDS, gather_tiles, outer_tiles
+from sparseconv.backends.cpu.vector_unit import PREFERS_BFLOAT16_DOT
 
 # Output rows per block. With 128 channels the scratch is 256 KB, so that it stays in a second-level cache,
 # and a 3x3x3 tap of a LiDAR frame still has about 80 pairs, ten full tiles, in a block.
@@ -32,6 +34,9 @@ _PAIRS_PER_TASK = 8192
 _MAX_TASKS = 256
 # Pairs taken at once through all channel tiles: their rows stay in the second-level cache meanwhile.
 _PAIRS_AT_ONCE = 256
+
+
+_TORCH = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
 
 
 @functools.cache
@@ -72,12 +77,31 @@ def _pack_weight(weight, groups, start, stop, packed):
 
 
 @kernel
+def _pack_pairs(weight, groups, start, stop, packed):
+    """As :func:`_pack_weight` for bfloat16 bits: channels in pairs, the first in the low half of an int32."""
+    depth = weight.shape[2]
+    width = weight.shape[0] // groups
+    columns = packed.shape[3]
+    for tap in range(start, stop):
+        for g in range(groups):
+            for c in range(packed.shape[2]):
+                for o in range(columns):
+                    pair = np.int32(0)
+                    if o < width:
+                        pair = np.int32(weight[g * width + o, tap, 2 * c]) & np.int32(0xFFFF)
+                        if 2 * c + 1 < depth:
+                            pair |= np.int32(weight[g * width + o, tap, 2 * c + 1]) << np.int32(16)
+                    packed[tap, g, c, o] = pair
+
+
+@kernel
 def _convolve(x, packed, plan, bias, residual, relu, in_rows, out_rows, tap_offsets, start, stop, out):
     """Blocks ``start .. stop`` of output rows."""
     taps, groups, depth, columns = packed.shape
     n_out, c_out = out.shape
     width = c_out // groups
-    item = x.itemsize
+    item = packed.itemsize
+    group_bytes = x.shape[1] // groups * x.itemsize
     acc = np.empty((_BLOCK, columns), out.dtype)
     position = np.empty(taps, np.int64)
     for tap in range(taps):
@@ -109,7 +133,7 @@ def _convolve(x, packed, plan, bias, residual, relu, in_rows, out_rows, tap_offs
                     gather_tiles(
                         x,
                         plan[part, 1],
-                        x_at + g * depth * item,
+                        x_at + g * group_bytes,
                         x.strides[0],
                         in_at + 4 * p,
                         weight_at + ((tap * groups + g) * depth * columns + first) * item,
@@ -193,23 +217,33 @@ def convolve(
     relu: bool = False,
 ) -> Tensor:
     """See :meth:`sparseconv.backends.Backend.convolve`."""
-    x = features.detach().contiguous().numpy()
-    w = weight.detach().numpy()
-    c_out, taps, depth = w.shape
-    b = np.zeros(c_out, x.dtype) if bias is None else bias.detach().contiguous().numpy()
+    c_out, taps, depth = weight.shape
+    if features.dtype == torch.bfloat16 and (not PREFERS_BFLOAT16_DOT or (depth % 2 and groups > 1) or depth < 2):
+        features, weight = features.float(), weight.float()
+    is_half = features.dtype == torch.bfloat16
+    if is_half and depth % 2:
+        # Pairs need an even row length: a channel of zeros that the weight's padding never multiplies.
+        features = torch.nn.functional.pad(features, (0, 1))
+    x, w = (_bits(tensor.detach()) for tensor in (features.contiguous(), weight))
+    dtype = np.dtype(np.float64 if features.dtype == torch.float64 else np.float32)
+    b = np.zeros(c_out, dtype) if bias is None else bias.detach().to(_TORCH[dtype]).contiguous().numpy()
+    added = np.empty((0, c_out), dtype)
+    if residual is not None:
+        added = residual.detach().to(_TORCH[dtype]).contiguous().numpy()
     pairs, sources, offsets = out_rows.numpy(), in_rows.numpy(), tap_offsets.numpy()
-    out = np.empty((n_out, c_out), x.dtype)
-    added = np.empty((0, c_out), x.dtype) if residual is None else residual.detach().contiguous().numpy()
+    out = np.empty((n_out, c_out), dtype)
     if depth == 0 or c_out == 0:
         out[:] = b
         return _finish(out, added, relu)
     if depth == 1 and groups > 1:
         depthwise.convolve(x, w, b, sources, pairs, offsets, out)
         return _finish(out, added, relu)
-    plan = column_plan(c_out // groups, x.itemsize)
-    packed = np.empty((taps, groups, depth, int(plan[-1, 0])), x.dtype)
+    plan = column_plan(c_out // groups, dtype.itemsize)
+    steps = -(-depth // 2) if is_half else depth
+    packed = np.empty((taps, groups, steps, int(plan[-1, 0])), np.int32 if is_half else dtype)
+    pack = _pack_pairs if is_half else _pack_weight
     run_ranges(
-        lambda start, stop: _pack_weight(w, groups, start, stop, packed),
+        lambda start, stop: pack(w, groups, start, stop, packed),
         taps,
         1 + _WORTH_A_THREAD * taps // (16 * max(1, packed.size)),
     )
@@ -221,6 +255,11 @@ def convolve(
         1 + _WORTH_A_THREAD * blocks // work,
     )
     return torch.from_numpy(out)
+
+
+def _bits(tensor: Tensor) -> NDArray[Any]:
+    """The tensor's memory as an array; numpy has no bfloat16, so its bits as int16."""
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _finish(out: NDArray[np.floating], residual: NDArray[np.floating], relu: bool) -> Tensor:

@@ -7,7 +7,6 @@ answers for 64 cells.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,7 @@ from sparseconv.backends import DuplicateSiteError
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.threads import run_ranges
 from sparseconv.backends.site_keys import SiteKeys
+from sparseconv.memoized import memoized
 
 _SMALLEST_RANGE = 16384  # sites; packing one costs about 2 ns, waking a thread about 20 us
 _EMPTY = -1
@@ -196,7 +196,7 @@ class SiteIndex:
     line_keys: NDArray[np.int64]
     line_starts: NDArray[np.int32]
 
-    @functools.cached_property
+    @memoized
     def blocks(self) -> Blocks:
         """Built at the first look-up; walks do without.
 
@@ -250,7 +250,8 @@ def argsort_keys(keys: NDArray[np.int64], key_range: int) -> NDArray[np.int64]:
 
 def build_index(indices: Tensor) -> SiteIndex:
     """See :meth:`sparseconv.backends.Backend.build_index`."""
-    rows = indices.detach().contiguous().numpy()
+    # A copy: kernels rely on the order that is found here, whatever becomes of the caller's memory.
+    rows = indices.detach().numpy().copy()
     box, packed = pack_sites(rows)
     order = None
     sites = rows

@@ -28,6 +28,8 @@ from typing import Any
 import numba
 from numba.core.caching import CompileResultCacheImpl, _Cache
 
+from sparseconv.backends.cpu.vector_unit import REGISTERS, VECTOR_BYTES
+
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -41,12 +43,17 @@ def _sources_digest() -> str:
 
 
 @functools.cache
-def cache_directory() -> Path:
-    """Folder that holds the compiled kernels of exactly these sources and this Numba."""
+def cache_directory() -> Path | None:
+    """Folder for the code of these sources, this Numba and this vector unit; None where there is no home."""
     base = os.environ.get("SPARSECONV_CACHE_DIR")
-    root = Path(base) if base else Path.home() / ".cache" / "sparseconv"
+    try:
+        root = Path(base) if base else Path.home() / ".cache" / "sparseconv"
+    except RuntimeError:
+        # A container's user without an entry of its own has no home folder.
+        return None
     checks = "-boundscheck" if numba.config.BOUNDSCHECK else ""  # type: ignore[attr-defined]
-    return root / f"numba-{numba.__version__}-{_sources_digest()}{checks}"
+    unit = f"{8 * VECTOR_BYTES}x{REGISTERS}"
+    return root / f"numba-{numba.__version__}-{unit}-{_sources_digest()}{checks}"
 
 
 class _KernelCache(_Cache):
@@ -55,22 +62,24 @@ class _KernelCache(_Cache):
     def __init__(self, py_func: Callable[..., Any]) -> None:
         self._name = f"{py_func.__module__.rsplit('.', 1)[-1]}.{py_func.__qualname__}"
         self._code = hashlib.sha256(py_func.__code__.co_code).hexdigest()
-        self._directory = cache_directory()
+        self._directory = cache_directory() or Path()
         # Reused for what it knows of serialising a compile result, never for its file locations.
         self._impl = object.__new__(CompileResultCacheImpl)
-        self._enabled = True
+        self._enabled = cache_directory() is not None
 
     @property
     def cache_path(self) -> str:
         return str(self._directory)
 
     def enable(self) -> None:
-        self._enabled = True
+        self._enabled = cache_directory() is not None
 
     def disable(self) -> None:
         self._enabled = False
 
     def flush(self) -> None:
+        if not self._enabled:
+            return
         for path in self._directory.glob(f"{self._name}.*.nbc"):
             path.unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparseconv.backends.cpu.hash import SiteIndex
+from sparseconv.backends.cpu.hash import SiteIndex, argsort_keys
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.threads import run_ranges
 from sparseconv.geometry import ConvGeometry
@@ -23,6 +23,8 @@ from sparseconv.geometry import ConvGeometry
 # Coarse sites per chunk at most: the scratch of a 3x3x3 kernel (13 mirrored taps x 2048 x 8 bytes) stays in a
 # second-level cache, and a chunk's fixed cost (two calls, about 20 us) stays near a tenth of its work.
 _CHUNK = 2048
+# Sweeping a row of the table costs a twentieth of sorting a pair.
+_SPARSE_SWEEP = 20
 # Kernels of very many taps take smaller chunks, so that a thread's scratch stays below 32 MB.
 _SCRATCH_PAIRS = 1 << 22
 _SMALLEST_CHUNK = 16
@@ -326,6 +328,12 @@ def _ordered(
     tap_offsets: NDArray[np.int64],
     n_out: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    taps = len(tap_offsets) - 1
+    if taps * n_out > _SPARSE_SWEEP * len(in_rows):
+        # Most of the table would be swept in vain.
+        tap_of = np.repeat(np.arange(taps, dtype=np.int64), np.diff(tap_offsets))
+        order = argsort_keys(tap_of * n_out + out_rows, taps * n_out)
+        return in_rows[order], out_rows[order]
     new_in = np.empty_like(in_rows)
     new_out = np.empty_like(out_rows)
     run_ranges(

@@ -7,6 +7,7 @@ here. The pool follows ``torch.get_num_threads()`` and is made anew after a fork
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -37,8 +38,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def _submit(work: Callable[[], None], count: int) -> list[Future[None]]:
-    """Hand ``work`` to ``count`` pool threads, growing the pool where it is too small."""
+    """Hand ``work`` to ``count`` pool threads, growing the pool where it is too small.
+
+    Where no more threads can be started (at interpreter exit, or at a limit of the system), fewer are used.
+    """
     global _pool, _pool_size
+    submitted: list[Future[None]] = []
     with _lock:
         if _pool is None or _pool_size < count:
             if _pool is not None:
@@ -46,7 +51,10 @@ def _submit(work: Callable[[], None], count: int) -> list[Future[None]]:
                 _pool.shutdown(wait=False)
             _pool = ThreadPoolExecutor(count, thread_name_prefix="sparseconv")
             _pool_size = count
-        return [_pool.submit(work) for _ in range(count)]
+        with contextlib.suppress(RuntimeError):
+            for _ in range(count):
+                submitted.append(_pool.submit(work))  # noqa: PERF401 - what was submitted before a failure counts
+    return submitted
 
 
 def run_ranges(task: Callable[[int, int], object], total: int, smallest: int) -> None:
@@ -72,11 +80,7 @@ def run_ranges(task: Callable[[int, int], object], total: int, smallest: int) ->
         while (piece := next(ticket)) < pieces:
             task(bounds[piece], bounds[piece + 1])
 
-    try:
-        helpers = _submit(work, min(threads, pieces) - 1)
-    except RuntimeError:
-        # The interpreter is shutting down and starts no thread any more: this one does all the work.
-        helpers = []
+    helpers = _submit(work, min(threads, pieces) - 1)
     errors: list[BaseException] = []
     try:
         work()

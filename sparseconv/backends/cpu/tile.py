@@ -14,28 +14,15 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from sparseconv.backends.cpu.vector_unit import REGISTERS, VECTOR_BYTES
+
 _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
 
-
-def _host_vector_unit() -> tuple[int, int]:
-    """Bytes of one vector register, and the number of registers."""
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f"):
-        return 64, 32
-    if features.get("avx2") or features.get("avx"):
-        return 32, 16
-    if llvm.get_process_triple().startswith(("aarch64", "arm64")):
-        return 16, 32
-    return 16, 16
-
-
-VECTOR_BYTES, _REGISTERS = _host_vector_unit()
 
 # Column kinds: (vectors, bytes of each). A run of output channels is cut into these; the two narrow ones
 # serve layers of few channels and the tails of odd widths.
@@ -54,28 +41,57 @@ def _full_rows(vectors: int) -> int:
 
     More than 8 rows gain nothing: 8 independent chains hide the latency of two FMA units, 4 cycles each.
     """
-    return max(1, min(8, (_REGISTERS - 1 - vectors) // vectors))
+    return max(1, min(8, (REGISTERS - 1 - vectors) // vectors))
 
 
 def _constant(value: int) -> ir.Constant:
     return ir.Constant(_I64, value)
 
 
+class _BFloat(ir.Type):
+    """LLVM's bfloat, which llvmlite lacks."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
 class _Emitter:
-    """An LLVM function under construction, with the address arithmetic that the tiles share."""
+    """An LLVM function under construction, with the address arithmetic that the tiles share.
+
+    ``element`` is the type of one step of the inner loop: float, double, or int32 for a pair of bfloat16 whose two
+    products are added to a float.
+    """
 
     def __init__(self, function: ir.Function, element: ir.Type, vector_bytes: int) -> None:
         self.function = function
         self.builder = ir.IRBuilder(function.append_basic_block("entry"))
         self.element = element
+        self.is_pair = element == _I32
         self.size = 8 if isinstance(element, ir.DoubleType) else 4
         self.lanes = max(1, vector_bytes // self.size)
         self.vector = ir.VectorType(element, self.lanes)
-        self.fma = cgutils.get_or_insert_function(
-            function.module,
-            ir.FunctionType(self.vector, [self.vector] * 3),
-            f"llvm.fma.v{self.lanes}f{8 * self.size}",
-        )
+        self.sum = ir.VectorType(ir.FloatType(), self.lanes) if self.is_pair else self.vector
+        self.halves = ir.VectorType(_BFloat(), 2 * self.lanes)
+        if self.is_pair:
+            name = f"llvm.x86.avx512bf16.dpbf16ps.{8 * vector_bytes}"
+            signature = ir.FunctionType(self.sum, [self.sum, self.halves, self.halves])
+        else:
+            name = f"llvm.fma.v{self.lanes}f{8 * self.size}"
+            signature = ir.FunctionType(self.sum, [self.vector] * 3)
+        self.instruction = cgutils.get_or_insert_function(function.module, signature, name)
+
+    def multiply_add(self, value: ir.Value, factor: ir.Value, total: ir.Value) -> ir.Value:
+        """``total + value * factor`` in each lane; of both halves of a pair."""
+        if self.is_pair:
+            pairs = [self.builder.bitcast(operand, self.halves) for operand in (value, factor)]
+            return self.builder.call(self.instruction, [total, *pairs])
+        return self.builder.call(self.instruction, [value, factor, total])
 
     def load(self, address: ir.Value, kind: ir.Type) -> ir.Value:
         pointer = self.builder.inttoptr(address, kind.as_pointer())
@@ -118,13 +134,13 @@ class _Emitter:
         builder.position_at_end(loop)
         step = builder.phi(_I64)
         step.add_incoming(_constant(0), entry)
-        sums = [[builder.phi(self.vector) for _ in range(vectors)] for _ in range(rows)]
+        sums = [[builder.phi(self.sum) for _ in range(vectors)] for _ in range(rows)]
         addresses, factors = operands(step)
-        zero = ir.Constant(self.vector, [0.0] * self.lanes)
+        zero = ir.Constant(self.sum, [0.0] * self.lanes)
         totals = []
         for r in range(rows):
             value = self.splat_at(addresses[r])
-            totals.append([builder.call(self.fma, [value, factors[v], sums[r][v]]) for v in range(vectors)])
+            totals.append([self.multiply_add(value, factors[v], sums[r][v]) for v in range(vectors)])
         for phi, total in zip(chain(*sums), chain(*totals), strict=True):
             phi.add_incoming(zero, entry)
             phi.add_incoming(total, loop)
@@ -138,7 +154,7 @@ class _Emitter:
         step = self.lanes * self.size
         for v, value in enumerate(values):
             place = self.builder.add(address, _constant(v * step))
-            pointer = self.builder.inttoptr(place, self.vector.as_pointer())
+            pointer = self.builder.inttoptr(place, self.sum.as_pointer())
             old = self.builder.load(pointer, align=self.size)
             self.builder.store(self.builder.fadd(old, value), pointer, align=self.size)
 
@@ -268,7 +284,7 @@ def _lower(
 
 
 def _element(array: Any) -> ir.Type:
-    return ir.DoubleType() if array.dtype == types.float64 else ir.FloatType()
+    return {types.float64: ir.DoubleType(), types.float32: ir.FloatType(), types.int16: _I32}[array.dtype]
 
 
 @intrinsic
@@ -290,8 +306,10 @@ def gather_tiles(
 ) -> Any:
     """``acc[out_rows[p] - row0] += x[in_rows[p]] @ weight`` for ``pairs`` pairs and one column kind.
 
-    ``like`` is an array of the element type. ``weight`` is the ``[depth, columns]`` corner of one tap, its
-    rows ``weight_step`` bytes apart; no output row may repeat. ``depth >= 1``.
+    ``like`` is an array of the features' type: float32, float64, or int16 for bfloat16; then ``depth`` counts
+    pairs of channels, ``weight`` holds such pairs as int32, and ``acc`` is float32. ``weight`` is the
+    ``[depth, columns]`` corner of one tap, its rows ``weight_step`` bytes apart; no output row may repeat.
+    ``depth >= 1``.
     """
     del typing_context, kind, x, x_step, in_rows, weight, weight_step, depth, acc, acc_step
     del out_rows, row0, pairs

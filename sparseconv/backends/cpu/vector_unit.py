@@ -1,0 +1,27 @@
+"""What the processor multiplies with: it decides the shape of the register tiles, and so of the kept code."""
+
+from __future__ import annotations
+
+import llvmlite.binding as llvm
+
+
+def _host_vector_unit() -> tuple[int, int]:
+    """Bytes of one vector register, and the number of registers."""
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f"):
+        return 64, 32
+    if features.get("avx2") or features.get("avx"):
+        return 32, 16
+    if llvm.get_process_triple().startswith(("aarch64", "arm64")):
+        return 16, 32
+    return 16, 16
+
+
+VECTOR_BYTES, REGISTERS = _host_vector_unit()
+
+_FEATURES = llvm.get_host_cpu_features()
+# Whether the processor multiplies pairs of bfloat16 and adds them to float32 in one instruction.
+HAS_BFLOAT16_DOT = VECTOR_BYTES == 64 and bool(_FEATURES.get("avx512bf16"))
+# Processors with AMX run that instruction slower than two float32 FMAs (121 against 192 GFLOP/s on one thread of a
+# Xeon), so bfloat16 is widened there; others run it at the FMA's rate, which doubles the arithmetic.
+PREFERS_BFLOAT16_DOT = HAS_BFLOAT16_DOT and not _FEATURES.get("amx-bf16")
