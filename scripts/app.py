@@ -18,6 +18,7 @@ def main() -> None:
         raise SystemExit(2) from None
     del rich
     from sparseconv.scripts.bench import bench
+    from sparseconv.scripts.convert import convert
     from sparseconv.scripts.run import run
     from sparseconv.scripts.voxelize import voxelize
 
@@ -29,6 +30,7 @@ def main() -> None:
     )
     app.command()(voxelize)
     app.command()(run)
+    app.command()(convert)
     app.command()(bench)
     app()
 

@@ -17,6 +17,7 @@ from sparseconv.geometry import ConvGeometry, per_axis
 from sparseconv.kernel_map import KernelMap
 from sparseconv.nn.module import SparseModule
 from sparseconv.tensor import SparseTensor
+from sparseconv.weight_layouts import describe_foreign
 
 Size = int | Sequence[int]
 
@@ -127,6 +128,27 @@ class SparseConvolution(SparseModule):
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """As torch, and name the remedy where the weight has another library's layout."""
+        for name in ("weight", "kernel"):
+            found = state_dict.get(prefix + name)
+            if isinstance(found, torch.Tensor):
+                remedy = describe_foreign(name, found.shape, self.weight.shape)
+                if remedy is not None:
+                    error_msgs.append(f"{prefix.rstrip('.') or 'the layer'}: {remedy}")
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def is_inverseable(self) -> bool:
         """Whether an inverse convolution can undo this layer."""
