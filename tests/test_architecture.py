@@ -15,7 +15,7 @@ FOLDERS = {"dense_ops": "sparseconv.dense_ops", "datasets": "sparseconv.datasets
 # From the ground up. A module belongs to the longest prefix that names it, and may import its own layer's
 # modules and every lower layer.
 LAYERS = (
-    ("sparseconv.geometry", "sparseconv.compilation", "sparseconv.memoized"),
+    ("sparseconv.geometry", "sparseconv.compilation", "sparseconv.memoized", "sparseconv.weight_layouts"),
     ("sparseconv.backends.site_keys", "sparseconv.backends"),
     ("sparseconv.kernel_map",),
     ("sparseconv.coordinates",),
@@ -25,6 +25,7 @@ LAYERS = (
     ("sparseconv.functional", "sparseconv.dense_ops"),
     ("sparseconv.nn",),
     ("sparseconv.models", "sparseconv.flops", "sparseconv.visualize", "sparseconv.datasets"),
+    ("sparseconv.compat", "sparseconv.checkpoints"),
     ("sparseconv.scripts",),
 )
 # Beyond the order of layers: what a folder must never touch.

@@ -1,0 +1,113 @@
+"""Points to padded voxels as spconv's voxelizers make them: any number of axes, voxels in order of points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparseconv.backends import backend_for
+
+
+@dataclass(frozen=True)
+class PaddedVoxels:
+    """M voxels of at most P points.
+
+    Attributes:
+        points: float32 ``[M, P, F]``, 0 (or the voxel's mean) in places without a point.
+        indices: int32 ``[M, D]``, axes in reverse order: z, y, x.
+        num_points: int32 ``[M]``.
+        point_voxels: int64 ``[N]`` voxel of each point; -1 outside the range or past the last voxel. A point that
+            only found its voxel full keeps the voxel's number.
+    """
+
+    points: Tensor
+    indices: Tensor
+    num_points: Tensor
+    point_voxels: Tensor
+
+
+class Voxelizer:
+    """The grid and the capacities; spconv's arguments.
+
+    Args:
+        vsize_xyz: edge lengths, one for each axis.
+        coors_range_xyz: lower bounds, then upper bounds.
+        num_point_features: columns of a point.
+        max_num_voxels: voxels kept: the first ones that points meet.
+        max_num_points_per_voxel: points kept in each: the first ones.
+
+    Raises:
+        ValueError: sizes that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        vsize_xyz: Sequence[float],
+        coors_range_xyz: Sequence[float],
+        num_point_features: int,
+        max_num_voxels: int,
+        max_num_points_per_voxel: int,
+    ) -> None:
+        self.vsize = [float(size) for size in vsize_xyz]
+        self.coors_range = [float(bound) for bound in coors_range_xyz]
+        self.ndim = len(self.vsize)
+        if len(self.coors_range) != 2 * self.ndim:
+            raise ValueError(
+                f"coors_range_xyz must hold {2 * self.ndim} numbers for {self.ndim} axes, lower bounds first, got "
+                f"{len(self.coors_range)}"
+            )
+        self.num_point_features = int(num_point_features)
+        self.max_num_voxels = int(max_num_voxels)
+        self.max_num_points_per_voxel = int(max_num_points_per_voxel)
+        low, high = self.coors_range[: self.ndim], self.coors_range[self.ndim :]
+        extents = [(h - l) / size if size > 0 else 0.0 for l, h, size in zip(low, high, self.vsize, strict=True)]
+        self._cells = [round(extent) for extent in extents]
+        if min(self._cells) < 1:
+            raise ValueError(
+                f"vsize {self.vsize} and range {self.coors_range} make a grid of {self._cells} voxels: both must "
+                "be positive on every axis"
+            )
+        self.grid_size = self._cells[::-1]
+
+    def __call__(self, points: Tensor, empty_mean: bool = False) -> PaddedVoxels:
+        """Voxelize float32 points ``[N, F]``; ``empty_mean`` fills places without a point with the voxel's mean.
+
+        Raises:
+            ValueError: another number of columns.
+        """
+        if points.dim() != 2 or points.shape[1] != self.num_point_features:
+            raise ValueError(
+                f"points must have shape [N, {self.num_point_features}] (num_point_features), got "
+                f"{list(points.shape)}"
+            )
+        points = points.detach().float().contiguous()
+        backend = backend_for(points.device)
+        cells, status = backend.place_points(
+            points[:, : self.ndim].contiguous(),
+            points.new_tensor(self.coors_range[: self.ndim]),
+            points.new_tensor(self.vsize),
+            points.new_tensor(self._cells, dtype=torch.int64),
+        )
+        inside = torch.nonzero(status == 0)[:, 0]
+        kept_cells = cells[inside].flip(1)
+        sites = torch.cat([kept_cells.new_zeros((len(inside), 1)), kept_cells], 1)
+        distinct, inside_rows = backend.unique_sites(sites)
+        rank = backend.rank_in_voxel(inside_rows, len(distinct))
+        in_order = inside_rows[rank == 0][: self.max_num_voxels]
+        numbers = torch.full((len(distinct),), -1, dtype=torch.int64, device=points.device)
+        numbers[in_order] = torch.arange(len(in_order), device=points.device)
+        voxels = numbers[inside_rows]
+        is_kept = (voxels >= 0) & (rank < self.max_num_points_per_voxel)
+        filled = points.new_zeros((len(in_order), self.max_num_points_per_voxel, points.shape[1]))
+        filled[voxels[is_kept], rank[is_kept]] = points[inside[is_kept]]
+        num_points = torch.bincount(voxels[is_kept], minlength=len(in_order)).int()
+        if empty_mean:
+            mean = filled.sum(1, keepdim=True) / num_points[:, None, None].clamp(min=1)
+            is_empty = torch.arange(filled.shape[1], device=points.device) >= num_points[:, None]
+            filled = torch.where(is_empty[:, :, None], mean, filled)
+        point_voxels = torch.full((len(points),), -1, dtype=torch.int64, device=points.device)
+        point_voxels[inside] = voxels
+        return PaddedVoxels(filled, distinct[in_order][:, 1:].contiguous(), num_points, point_voxels)
