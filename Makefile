@@ -9,6 +9,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= run_output
 FILE ?=
 MODEL ?= VoxelBackBone8x
+BENCH_OUT ?= bench_output
+BENCH ?=
 TEST_WORKERS ?= 2
 
 .PHONY: run test lint bench clean
@@ -25,9 +27,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/check_types.py
 
+# This library beside plain torch and its peers, each in an environment of its own. BENCH='--quick --peers none'
 bench: $(STAMP)
-	$(BIN)/python -m pytest tests/benchmarks -q --benchmark-enable --benchmark-only \
-		--benchmark-columns=min,median,iqr,rounds --benchmark-sort=name --benchmark-json=bench_output.json
+	$(BIN)/sparseconv bench --out $(BENCH_OUT) $(BENCH)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,4 +41,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info run_output bench_output.json .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info run_output bench_output .pytest_cache .mypy_cache .ruff_cache .hypothesis

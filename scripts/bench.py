@@ -5,20 +5,29 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sparseconv.scripts.benchmarks.case_data import CaseData
-from sparseconv.scripts.benchmarks.cases import WORKLOADS, Case, all_cases
+from sparseconv.scripts.benchmarks.cases import DETECTOR, WORKLOADS, Case, all_cases
 from sparseconv.scripts.benchmarks.environments import REQUIREMENTS, PeerMissingError, python_of
+from sparseconv.scripts.benchmarks.growth import growth_cases, time_growth
 from sparseconv.scripts.benchmarks.machine import describe_machine, usable_cores
 from sparseconv.scripts.benchmarks.plot import save_ratios
-from sparseconv.scripts.benchmarks.report import best_dense_rate, dense_shares, print_results, result_record
+from sparseconv.scripts.benchmarks.report import (
+    best_dense_rate,
+    dense_shares,
+    print_results,
+    print_startup,
+    result_record,
+)
 from sparseconv.scripts.benchmarks.rounds import Field
 from sparseconv.scripts.benchmarks.samples import CaseResult
 from sparseconv.scripts.benchmarks.scenes import read_scans
+from sparseconv.scripts.benchmarks.startup import measure_startup
 from sparseconv.scripts.benchmarks.workers import PROGRAMS, Program
 from sparseconv.scripts.console import one_line_errors, out, progress
 from sparseconv.scripts.output import complete_folder
@@ -64,21 +73,16 @@ def _programs(peers: tuple[str, ...], threads: int) -> tuple[list[Program], dict
     return found, left_out
 
 
-def _measure(
-    cases: list[Case], programs: list[Program], rounds: int
-) -> tuple[list[CaseResult], dict[str, Any], dict[str, str], str]:
-    """Results, facts of the programs, reasons of those left out, and the source of the points."""
-    scans = read_scans()
-    data = CaseData(scans)
-    with tempfile.TemporaryDirectory(prefix="sparseconv-bench-") as folder, Field(programs, Path(folder)) as field:
-        with progress() as bar:
-            task = bar.add_task("measuring", total=len(cases) * rounds * len(field.programs))
-            results = []
-            for number, case in enumerate(cases):
-                bar.update(task, description=f"{case.workload}: {case.name}")
-                results.append(field.run(case, data, rounds, lambda: bar.advance(task)))
-                bar.update(task, completed=(number + 1) * rounds * len(field.programs))
-        return results, field.facts, field.left_out, scans.source
+def _measure(cases: list[Case], field: Field, data: CaseData, rounds: int) -> list[CaseResult]:
+    results = []
+    with progress() as bar:
+        turns = rounds * len(field.programs)
+        task = bar.add_task("measuring", total=len(cases) * turns)
+        for number, case in enumerate(cases):
+            bar.update(task, description=f"{case.workload}: {case.name}")
+            results.append(field.run(case, data, rounds, lambda: bar.advance(task)))
+            bar.update(task, completed=(number + 1) * turns)
+    return results
 
 
 def _describe(machine: dict[str, Any], source: str, threads: int, rounds: int, facts: dict[str, Any]) -> None:
@@ -109,33 +113,41 @@ def bench(
     $SPARSECONV_DATA, or from a simulated street.
     """
     chosen = _choose(workloads, tuple(WORKLOADS), "--workloads")
-    cases = [case for case in all_cases(quick) if case.workload in chosen]
+    cases = [case for case in [*all_cases(quick), *([] if quick else growth_cases())] if case.workload in chosen]
     rounds = rounds or (_QUICK_ROUNDS if quick else _ROUNDS)
     threads = threads or usable_cores()
-    machine = describe_machine()
-    with complete_folder(out_dir) as staging:
+    machine, scans = describe_machine(), read_scans()
+    data = CaseData(scans)
+    with complete_folder(out_dir) as staging, tempfile.TemporaryDirectory(prefix="sparseconv-bench-") as folder:
         with progress() as bar:
             bar.add_task("environments of the peers", total=None)
             programs, left_out = _programs(_choose(peers, tuple(REQUIREMENTS), "--peers"), threads)
-        results, facts, failed, source = _measure(cases, programs, rounds)
-        names = list(facts)
-        _describe(machine, source, threads, rounds, facts)
-        for peer, reason in (left_out | failed).items():
+        with Field(programs, Path(folder)) as field:
+            left_out |= field.left_out
+            results = _measure(cases, field, data, rounds)
+        starts = measure_startup(data.scene(DETECTOR), threads) if "startup" in chosen and not quick else []
+        names = list(field.facts)
+        _describe(machine, scans.source, threads, rounds, field.facts)
+        for peer, reason in left_out.items():
             out.print(f"[red]left out[/red]: {peer}: {reason}", highlight=False)
         print_results(out, results, names)
+        if starts:
+            print_startup(out, starts)
         record = {
             "machine": machine,
-            "source": source,
+            "source": scans.source,
             "threads": threads,
             "rounds": rounds,
-            "programs": facts,
-            "left_out": left_out | failed,
+            "programs": field.facts,
+            "left_out": left_out,
             "best_dense_gflops": best_dense_rate(results),
             "dense_shares": dense_shares(results),
+            "growth": time_growth(results),
             "cases": [result_record(result) for result in results],
+            "startup": [asdict(start) for start in starts],
         }
         (staging / "bench.json").write_text(json.dumps(record, indent=1) + "\n")
-        title = f"{machine['processor']}, up to {threads} threads, {source}"
+        title = f"{machine['processor']}, up to {threads} threads, {scans.source}"
         save_ratios(staging / "ratios.png", results, names, title)
     out.print(f"[bold]wrote[/bold]    {out_dir}/bench.json, ratios.png", highlight=False)
 

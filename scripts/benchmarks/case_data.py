@@ -14,6 +14,7 @@ from sparseconv.kernel_map import KernelMap
 from sparseconv.models import build_model
 from sparseconv.nn.conv import SparseConvolution
 from sparseconv.scripts.benchmarks.cases import Case
+from sparseconv.scripts.benchmarks.growth import surface
 from sparseconv.scripts.benchmarks.scenes import Scans, Scene, build_scene
 from sparseconv.tensor import SparseTensor
 
@@ -38,7 +39,9 @@ class CaseData:
     def scene(self, name: str) -> Scene:
         """A scene by name."""
         if name not in self._scenes:
-            self._scenes[name] = build_scene(name, self._scans)
+            size = name.removeprefix("surface ")
+            scene = surface(int(size)) if size.isdecimal() else build_scene(name, self._scans)
+            self._scenes[name] = scene
         return self._scenes[name]
 
     def build(self, case: Case) -> tuple[Arrays, dict[str, Any], int]:
@@ -80,13 +83,13 @@ def _layer_data(
         targets, kernel_map = sites, sites.submanifold_map(ConvGeometry.submanifold(3, 3))
     else:
         targets, kernel_map = sites.downsample(ConvGeometry.create(3, 3, 2, 1))
-    layer = {
-        "features": _random(generator, len(sites), c_in),
-        "weight": _random(generator, c_out, 3, 3, 3, c_in),
-        "gradient": _random(generator, len(targets), c_out),
-        "output_indices": targets.indices.numpy(),
-    }
-    return arrays | layer | _map_arrays(kernel_map, "layer"), case.options, kernel_map.macs(c_in, c_out)
+    arrays["features"] = _random(generator, len(sites), c_in)
+    arrays["weight"] = _random(generator, c_out, 3, 3, 3, c_in)
+    if not case.is_ours_alone:
+        arrays["gradient"] = _random(generator, len(targets), c_out)
+        arrays["output_indices"] = targets.indices.numpy()
+        arrays |= _map_arrays(kernel_map, "layer")
+    return arrays, case.options, kernel_map.macs(c_in, c_out)
 
 
 def _network_data(

@@ -46,6 +46,7 @@ class Case:
         options: what the step is told.
         target: what is aimed at.
         depth: layers behind each other, for the tolerance of the comparison.
+        is_ours_alone: no peer runs it, and its memory is measured.
     """
 
     workload: str
@@ -55,6 +56,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     target: Target | None = None
     depth: int = 1
+    is_ours_alone: bool = False
 
 
 # Aims by channels: a cached forward against spconv, forward and backward against plain torch.

@@ -13,8 +13,8 @@ TORCH = "torch==2.13.0"
 
 REQUIREMENTS = {
     "spconv": ("spconv==2.3.8",),
-    "ocnn": ("ocnn",),
-    "open3d": ("open3d-cpu",),
+    "ocnn": ("ocnn==2.3.3",),
+    "open3d": ("open3d-cpu==0.20.0",),
 }
 
 
@@ -43,7 +43,16 @@ def python_of(peer: str) -> Path:
         venv.create(folder, clear=True, with_pip=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise PeerMissingError(f"no virtual environment: {error}") from None
-    command = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *REQUIREMENTS[peer], TORCH]
+    command = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--disable-pip-version-check",
+        *REQUIREMENTS[peer],
+        TORCH,
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]

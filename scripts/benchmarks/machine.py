@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,5 +31,5 @@ def describe_machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "load before": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }

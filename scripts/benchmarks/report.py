@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sparseconv.scripts.benchmarks.cases import WORKLOADS
+from sparseconv.scripts.benchmarks.growth import AIM, REFERENCE, SIZES, time_growth
 from sparseconv.scripts.benchmarks.samples import CaseResult, Timing
+from sparseconv.scripts.benchmarks.startup import StartUp
 
 # At 64 channels a layer should run at this share of the machine's best dense rate.
 DENSE_SHARE = 0.7
@@ -20,7 +22,7 @@ _SHARE_CHANNELS = 64
 def milliseconds(seconds: float) -> str:
     """Three digits that matter."""
     value = 1000 * seconds
-    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 4
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
     return f"{value:,.{digits}f}"
 
 
@@ -68,6 +70,34 @@ def _table(workload: str, results: Sequence[CaseResult], names: Sequence[str]) -
     return table
 
 
+def _growth_table(results: Sequence[CaseResult]) -> Table:
+    table = Table(title=WORKLOADS["W6"], box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("voxels", "ms", "lower-upper quartile", "ns / voxel", "peak MiB", "bytes / voxel"):
+        table.add_column(name, justify="right")
+    for result in results:
+        timing, peak = result.timings["ours"], result.peak_bytes
+        if timing.median is None:
+            table.add_row(f"{result.rows:,}", timing.problem or "-")
+            continue
+        _, first, median, third = timing.quartiles
+        memory = ("-", "-") if peak is None else (f"{peak / 2**20:,.0f}", f"{peak / result.rows:,.0f}")
+        spread, each = f"{milliseconds(first)}-{milliseconds(third)}", f"{1e9 * median / result.rows:,.0f}"
+        table.add_row(f"{result.rows:,}", milliseconds(median), spread, each, *memory)
+    return table
+
+
+def print_startup(out: Console, starts: Sequence[StartUp]) -> None:
+    """Seconds of new processes."""
+    table = Table(title=WORKLOADS["startup"], box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("cache")
+    for name in ("whole process", "import", "first forward", "second forward"):
+        table.add_column(f"{name}, s", justify="right")
+    for start in starts:
+        parts = ("whole", "import", "first", "second")
+        table.add_row(start.name, *(f"{start.median(part):.2f}" for part in parts))
+    out.print(table)
+
+
 def best_dense_rate(results: Sequence[CaseResult]) -> float | None:
     """Best rate of the dense cases in GFLOP/s; None where none was run."""
     rates = [r.rate(name) for r in results if r.case.workload == "dense" for name in r.timings]
@@ -93,9 +123,12 @@ def print_results(out: Console, results: Sequence[CaseResult], names: Sequence[s
     for workload in WORKLOADS:
         mine = [result for result in results if result.case.workload == workload]
         if mine:
-            out.print(_table(workload, mine, names))
+            out.print(_growth_table(mine) if workload == "W6" else _table(workload, mine, names))
+    if not results:
+        return
     out.print(
         "milliseconds: median and how many times ours; below: minimum, lower-upper quartile. GFLOP/s: ours.\n"
+        "map: built in every run, else ready; plain torch's always lie ready.\n"
         "A peer's output is compared with ours before its speed is printed. spconv's CPU scatter races with two\n"
         "or more OpenMP threads: only its one-thread output is compared, and the other column rests on it.",
         highlight=False,
@@ -105,6 +138,14 @@ def print_results(out: Console, results: Sequence[CaseResult], names: Sequence[s
         out.print(
             f"{name}: {100 * share:.0f} % of the best dense rate, {best_dense_rate(results):.0f} GFLOP/s; "
             f"target {100 * DENSE_SHARE:.0f} %: {verdict}",
+            highlight=False,
+        )
+    growth = time_growth(results)
+    if growth is not None:
+        verdict = "[green]met[/green]" if growth <= AIM else "[red]missed[/red]"
+        out.print(
+            f"W6: a voxel at {SIZES[-1]:,} takes {growth:.2f} times as long as at {REFERENCE:,}; "
+            f"target {AIM:g}: {verdict}",
             highlight=False,
         )
     for line in sorted({line for result in results for line in _problems(result)}):
@@ -136,6 +177,8 @@ def result_record(result: CaseResult) -> dict[str, Any]:
         "target": target,
         "reached": result.reached,
         "macs": result.macs,
+        "rows": result.rows,
+        "peak_bytes": result.peak_bytes,
         "programs": {name: _timing_record(result, name, timing) for name, timing in result.timings.items()},
     }
 

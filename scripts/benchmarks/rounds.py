@@ -19,6 +19,8 @@ from sparseconv.scripts.benchmarks.workers import Program, Worker, WorkerError
 # One turn of a program: samples for this long, and no more than so many.
 _TURN_SECONDS = 0.05
 _TURN_REPEATS = 20
+# A program that has taken this long on a case gets no further turn.
+_CASE_SECONDS = 20
 # Threads of the program before may spin for some milliseconds after their last parallel region.
 _PAUSE = 0.02
 
@@ -57,6 +59,8 @@ class Field:
         """The program's process, a new one where the last one died."""
         worker = self._workers.get(program.name)
         if worker is None or not worker.is_alive:
+            if worker is not None:
+                worker.close()
             worker = Worker(program, self._folder / f"{program.file.stem}.log")
             self._workers[program.name] = worker
         return worker
@@ -66,7 +70,7 @@ class Field:
         arrays, options, macs = data.build(case)
         path = self._folder / "case.npz"
         np.savez(path, **arrays)  # type: ignore[arg-type]
-        able = [program for program in self.programs if case.step in self.facts[program.name]["steps"]]
+        able = [program for program in self.programs if self._can_run(program, case)]
         timings = {program.name: Timing(program.peer) for program in able}
         reference: Arrays | None = None
         relative = tolerance(_terms(case, arrays), case.depth)
@@ -84,10 +88,22 @@ class Field:
             for program in able[start:] + able[:start]:
                 self._turn(program, timings[program.name])
                 on_turn()
+        peak = self._peak(able[0]) if case.is_ours_alone and able else None
         for program in able:
             if self._workers[program.name].is_alive:
                 self._workers[program.name].ask("free")
-        return CaseResult(case, timings, macs)
+        rows = len(next((arrays[name] for name in ("indices", "points") if name in arrays), ()))
+        return CaseResult(case, timings, macs, rows, peak)
+
+    def _can_run(self, program: Program, case: Case) -> bool:
+        is_wanted = program.peer == "ours" or not case.is_ours_alone
+        return is_wanted and case.step in self.facts[program.name]["steps"]
+
+    def _peak(self, program: Program) -> int | None:
+        try:
+            return int(self._workers[program.name].ask("memory")["bytes"])
+        except WorkerError:
+            return None
 
     def _prepare(
         self, program: Program, case: Case, options: dict[str, Any], data: Path, timing: Timing
@@ -115,7 +131,7 @@ class Field:
                     timings[program.name].problem = timings[other.name].problem
 
     def _turn(self, program: Program, timing: Timing) -> None:
-        if timing.problem is not None:
+        if timing.problem is not None or sum(timing.seconds) > _CASE_SECONDS:
             return
         time.sleep(_PAUSE)
         try:

@@ -45,11 +45,15 @@ class CaseResult:
         case: what was run.
         timings: by the programs' names; ours is ``"ours"``.
         macs: multiply-adds of one run, 0 where none are counted.
+        rows: voxels or points that go in.
+        peak_bytes: memory that one run of ours takes beyond its input, where it was measured.
     """
 
     case: Case
     timings: dict[str, Timing]
     macs: int
+    rows: int
+    peak_bytes: int | None = None
 
     @property
     def reached(self) -> float | None:

@@ -1,7 +1,7 @@
 """Speed on a real scan: this engine's CPU kernels beside plain torch gather-GEMM-scatter, in one run.
 
-``make bench`` prints the table and writes ``bench_output.json``. Under ``make test`` each benchmark runs once,
-as a check that it works; no speed is asserted.
+Under ``make test`` each benchmark runs once, as a check that it works; no speed is asserted. With
+``pytest tests/benchmarks --benchmark-enable --benchmark-only`` they are timed; the peers are in ``make bench``.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def subm(arrays: Arrays, options: Arrays) -> Step:
     weight = torch.from_numpy(arrays["weight"]).requires_grad_(backward)
     kept = _tensor(arrays, features)
 
-    def run() -> tuple[SparseTensor, ...]:
+    def run() -> tuple[Any, ...]:
         x = kept if options["cached"] else _tensor(arrays, features)
         with torch.set_grad_enabled(backward):
             output = functional.subm_conv(x, weight)
@@ -87,7 +87,10 @@ def network(arrays: Arrays, options: Arrays) -> Step:
         if not options["backward"]:
             return _rows(output)
         weights = {name: p for name, p in model.named_parameters() if p.dim() == 5}
-        return {**_rows(output), **{f"gradient of {name}": p.grad.numpy() for name, p in weights.items()}}
+        return {
+            **_rows(output),
+            **{f"gradient of {name}": p.grad.numpy() for name, p in weights.items() if p.grad is not None},
+        }
 
     return run, collect
 

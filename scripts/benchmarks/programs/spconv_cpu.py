@@ -27,7 +27,7 @@ def _rows(output: Any) -> Arrays:
     return {"indices": output.indices.numpy(), "features": output.features.numpy()}
 
 
-def _layer(layer: nn.Module, arrays: Arrays, cached: bool) -> Step:
+def _layer(layer: Any, arrays: Arrays, cached: bool) -> Step:
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(arrays["weight"]))
     features = torch.from_numpy(arrays["features"])
@@ -165,6 +165,10 @@ def network(arrays: Arrays, options: Arrays) -> Step:
     model = MODELS[options["model"]](arrays["features"].shape[1]).eval()
     prefix = "state."
     state = {key[len(prefix) :]: torch.from_numpy(a) for key, a in arrays.items() if key.startswith(prefix)}
+    # spconv reads the weight of a 1x1x1 layer as [C_in, C_out], whatever its shape says.
+    for name, value in state.items():
+        if value.dim() == 5 and value.shape[1:4].numel() == 1:
+            state[name] = value.flatten(1).T.reshape(value.shape)
     model.load_state_dict(state)
     features = torch.from_numpy(arrays["features"])
 
