@@ -43,6 +43,8 @@ class IndiceData:
     @property
     def is_current(self) -> bool:
         """Whether neither side's indices were changed since."""
+        self.inputs.refresh()
+        self.outputs.refresh()
         return self.tokens[0] is self.inputs.token and self.tokens[1] is self.outputs.token
 
     @property
@@ -258,8 +260,9 @@ class SparseConvTensor:
         Raises:
             TypeError, ValueError: features and indices do not fit each other or the grid.
         """
-        resolved = self.resolve()
-        entry = self.find_indice_pair(key)
+        return self._engine_tensor(self.resolve(), key, self.find_indice_pair(key))
+
+    def _engine_tensor(self, resolved: Resolved, key: str | None, entry: IndiceData | None) -> SparseTensor:
         names = {} if entry is None else {str(key): entry.record}
         return SparseTensor.from_coordinates(
             resolved.of_sites(self._features), resolved.coordinates, MappingProxyType(names)
@@ -339,7 +342,7 @@ def through_engine(
     source = input.resolve()
     entry = input.find_indice_pair(key)
     renames = subm and entry is not None and entry.is_subm
-    engine_input = input.to_sparse_tensor(None if renames else key)
+    engine_input = input._engine_tensor(source, key, None if renames else entry)
     engine_output = layer(engine_input)
     if inverse and entry is not None:
         sites, target = entry.inputs, entry.source

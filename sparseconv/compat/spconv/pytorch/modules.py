@@ -40,7 +40,11 @@ class _OnFeatures:
 def on_features(run: Any, module: Any, input: SparseConvTensor) -> SparseConvTensor:
     """Run a plain module on the features; a batch norm takes no statistics of no sites."""
     if len(input) == 0 and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-        return input
+        if module.weight is None:
+            return input
+        # Tied to the parameters, so that every process of a distributed training has gradients.
+        tied = (input.features * module.weight + module.bias).to(input.features.dtype)
+        return input.replace_feature(tied)
     return input.replace_feature(run(input.features))
 
 
