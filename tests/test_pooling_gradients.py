@@ -80,12 +80,20 @@ def test_opcheck_of_every_op(dtype: torch.dtype, rows: int) -> None:
     grad = torch.randn(len(coarse), 6).to(dtype).requires_grad_()
     n_out = kernel_map.n_out
     assert set(ops.__all__) == {
+        "column_dots",
+        "column_moments",
         "convolve",
         "convolve_epilogue",
         "convolve_weight_gradient",
         "max_pool",
+        "scale_shift",
         "sum_pool",
     }
+    wide = torch.randn(4).requires_grad_().to(torch.promote_types(dtype, torch.float32))
+    torch.library.opcheck(ops.scale_shift, (features, wide.detach(), wide.detach()))
+    torch.library.opcheck(ops.column_dots, (features, features))
+    if rows:
+        torch.library.opcheck(ops.column_moments, (features,))
     inference = (features.detach(), weight.detach(), bias.detach(), grad.detach(), True)
     torch.library.opcheck(ops.convolve_epilogue, (*inference, *forward_map, n_out, 2))
     # opcheck's own comparison of eager and traced gradients is exact arithmetic on both sides.

@@ -100,6 +100,15 @@ class Backend(Protocol):
     ) -> Tensor:
         """Sums over existing inputs ``[n_out, C]``."""
 
+    def column_moments(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance of each column of ``[N, C]``, N at least 1, in a fixed order of summation."""
+
+    def column_dots(self, grad: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Per column the sums of ``grad * values`` and of ``grad``, in a fixed order of summation."""
+
+    def scale_shift(self, values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """``values [N, C] * scale [C] + shift [C]``."""
+
     def place_points(
         self, points: Tensor, low: Tensor, size: Tensor, grid: Tensor | None
     ) -> tuple[Tensor, Tensor]:

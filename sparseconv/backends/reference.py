@@ -198,6 +198,21 @@ def sum_pool(features: Tensor, in_rows: Tensor, out_rows: Tensor, tap_offsets: T
     return out
 
 
+def column_moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    wide = values.double()
+    mean = wide.mean(0)
+    return mean.to(values.dtype), ((wide - mean) ** 2).mean(0).to(values.dtype)
+
+
+def column_dots(grad: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    dots, sums = (grad.double() * values).sum(0), grad.double().sum(0)
+    return dots.to(values.dtype), sums.to(values.dtype)
+
+
+def scale_shift(values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return values * scale + shift
+
+
 def place_points(points: Tensor, low: Tensor, size: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
     xyz = points[:, : len(low)]
     finite = xyz.isfinite().all(1)

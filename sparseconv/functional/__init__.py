@@ -8,7 +8,7 @@ from sparseconv.functional.conv import (
     sparse_conv_transpose,
     subm_conv,
 )
-from sparseconv.functional.norm import group_norm, instance_norm
+from sparseconv.functional.norm import batch_norm, group_norm, instance_norm
 from sparseconv.functional.pool import (
     avg_pool,
     global_avg_pool,
@@ -24,6 +24,7 @@ from sparseconv.functional.select import prune
 __all__ = [
     "add",
     "avg_pool",
+    "batch_norm",
     "cat",
     "conv_onto",
     "global_avg_pool",

@@ -1,12 +1,75 @@
-"""Normalisation over the sites of each sample."""
+"""Normalisation over the sites of the batch, or of each sample."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from sparseconv import ops
 from sparseconv.ops.precision import widen
 from sparseconv.tensor import SparseTensor, check_sparse
+
+
+def batch_norm(
+    input: SparseTensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> SparseTensor:
+    """Batch normalisation: mean and variance of each channel over all sites of the batch.
+
+    Ioffe and Szegedy, "Batch Normalization", ICML 2015; absent sites do not count. As
+    ``torch.nn.functional.batch_norm`` on the features, in float32 or wider, with every sum in a fixed order.
+
+    Args:
+        input: sparse tensor ``[N, C]``; an empty one passes with no statistics taken.
+        running_mean: ``[C]``, updated in training; what normalises otherwise.
+        running_var: ``[C]``, updated in training with the unbiased variance.
+        weight: ``[C]`` or None.
+        bias: ``[C]`` or None.
+        training: whether to take the statistics of the input.
+        momentum: share of the new statistics in the running ones.
+        eps: added to the variance.
+
+    Raises:
+        ValueError: one site in training, which has no variance, or another number of channels.
+    """
+    check_sparse(input, "batch_norm")
+    features = input.features
+    rows, channels = features.shape
+    for name, values in (("weight", weight), ("bias", bias), ("running_mean", running_mean)):
+        if values is not None and values.shape != (channels,):
+            raise ValueError(
+                f"batch_norm was given features of {channels} channels and a {name} of shape {list(values.shape)}"
+            )
+    wide = torch.promote_types(features.dtype, torch.float32)
+    if training and rows == 1:
+        raise ValueError(
+            f"batch norm needs more than one site in training, got features [1, {channels}]: use a larger "
+            "batch or eval mode"
+        )
+    if training and rows:
+        mean, variance = ops.column_moments(features)
+        with torch.no_grad():
+            if running_mean is not None and running_var is not None:
+                unbiased = variance.detach() * (rows / (rows - 1))
+                running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)
+                running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+    elif running_mean is not None and running_var is not None:
+        mean, variance = running_mean.to(wide), running_var.to(wide)
+    else:
+        mean, variance = features.new_zeros(channels, dtype=wide), features.new_ones(channels, dtype=wide)
+    scale = torch.rsqrt(variance + eps)
+    if weight is not None:
+        scale = scale * weight.to(wide)
+    shift = -mean * scale
+    if bias is not None:
+        shift = shift + bias.to(wide)
+    return input.replace_feature(ops.scale_shift(features, scale, shift))
 
 
 def group_norm(

@@ -16,15 +16,32 @@ Features = TypeVar("Features", SparseTensor, Tensor)
 
 
 class BatchNorm(SparseModule, nn.BatchNorm1d):
-    """Batch normalisation over all sites of the batch. See :class:`torch.nn.BatchNorm1d`."""
+    """Batch normalisation over all sites of the batch. See :func:`sparseconv.functional.batch_norm`.
+
+    Parameters and buffers are those of :class:`torch.nn.BatchNorm1d`, which a plain tensor goes through.
+    """
 
     def forward(self, input: Features) -> Features:
-        """Features through the torch module. No statistics are taken of no sites; gradients are then zero."""
+        """No statistics are taken of no sites; gradients are then zero."""
         if not isinstance(input, SparseTensor):
             return super().forward(input)
-        if len(input) == 0:
-            return input.replace_feature(_scaled(input.features, self.weight, self.bias))
-        return input.replace_feature(super().forward(input.features))
+        uses_batch = self.training or self.running_mean is None
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.num_batches_tracked is not None and len(input):
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                momentum = 1.0 / float(self.num_batches_tracked)
+        updated = self.training and self.track_running_stats
+        return F.batch_norm(
+            input,
+            self.running_mean if updated or not uses_batch else None,
+            self.running_var if updated or not uses_batch else None,
+            self.weight,
+            self.bias,
+            uses_batch,
+            momentum,
+            self.eps,
+        )
 
 
 def _scaled(features: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -1,6 +1,16 @@
 """``torch.library`` ops: a tensor-only signature, shapes for tracing, and gradients."""
 
+from sparseconv.ops.columns import column_dots, column_moments, scale_shift
 from sparseconv.ops.conv import convolve, convolve_epilogue, convolve_weight_gradient
 from sparseconv.ops.pool import max_pool, sum_pool
 
-__all__ = ["convolve", "convolve_epilogue", "convolve_weight_gradient", "max_pool", "sum_pool"]
+__all__ = [
+    "column_dots",
+    "column_moments",
+    "convolve",
+    "convolve_epilogue",
+    "convolve_weight_gradient",
+    "max_pool",
+    "scale_shift",
+    "sum_pool",
+]

@@ -1,5 +1,6 @@
 """CPU backend: serial Numba kernels over row ranges, run on one small thread pool."""
 
+from sparseconv.backends.cpu.columns import column_dots, column_moments, scale_shift
 from sparseconv.backends.cpu.conv import convolve, weight_gradient
 from sparseconv.backends.cpu.hash import build_index, is_sorted, query
 from sparseconv.backends.cpu.kernel_map import kernel_pairs, order_pairs
@@ -10,6 +11,8 @@ from sparseconv.backends.cpu.voxelize import place_points, rank_in_voxel, reduce
 __all__ = [
     "build_index",
     "coarse_sites",
+    "column_dots",
+    "column_moments",
     "convolve",
     "fine_sites",
     "is_sorted",
@@ -21,6 +24,7 @@ __all__ = [
     "query",
     "rank_in_voxel",
     "reduce_points",
+    "scale_shift",
     "sum_pool",
     "unique_sites",
     "weight_gradient",
