@@ -21,6 +21,7 @@ def main() -> None:
     from sparseconv.scripts.convert import convert
     from sparseconv.scripts.run import run
     from sparseconv.scripts.voxelize import voxelize
+    from sparseconv.scripts.warmup import warmup
 
     app = typer.Typer(
         help="Sparse convolution on point clouds.",
@@ -32,6 +33,7 @@ def main() -> None:
     app.command()(run)
     app.command()(convert)
     app.command()(bench)
+    app.command()(warmup)
     app()
 
 

@@ -14,10 +14,11 @@ from sparseconv.nn import __all__ as _layers
 from sparseconv.tensor import SparseTensor
 from sparseconv.voxel_grid import VoxelGrid
 from sparseconv.voxelization import HardVoxels, Voxels, hard_voxelize, reduce_points, voxelize
+from sparseconv.warm_up import warm_up
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = ("datasets", "dense_ops", "flops", "models", "visualize")
+_SUBPACKAGES = ("checkpoints", "compat", "datasets", "dense_ops", "flops", "models", "visualize")
 
 
 def __getattr__(name: str) -> ModuleType:
@@ -44,5 +45,6 @@ __all__ = [
     "reduce_points",
     "use_backend",
     "voxelize",
+    "warm_up",
     *_layers,
 ]

@@ -24,7 +24,7 @@ LAYERS = (
     ("sparseconv.voxel_grid", "sparseconv.voxelization", "sparseconv.devoxelization"),
     ("sparseconv.functional", "sparseconv.dense_ops"),
     ("sparseconv.nn",),
-    ("sparseconv.models", "sparseconv.flops", "sparseconv.visualize", "sparseconv.datasets"),
+    ("sparseconv.models", "sparseconv.flops", "sparseconv.visualize", "sparseconv.datasets", "sparseconv.warm_up"),
     ("sparseconv.compat", "sparseconv.checkpoints"),
     ("sparseconv.scripts",),
 )

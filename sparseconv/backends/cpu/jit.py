@@ -20,6 +20,7 @@ import functools
 import hashlib
 import os
 import pickle
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,16 @@ def cache_directory() -> Path | None:
     return root / f"numba-{numba.__version__}-{unit}-{_sources_digest()}{checks}"
 
 
+@functools.cache
+def _announce_compilation() -> None:
+    """Say once, on a terminal, why the first call takes its time."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        kept = cache_directory()
+        where = f"kept in {kept}" if kept is not None else "not kept: there is no home folder"
+        sys.stderr.write(f"sparseconv: compiling kernels for this machine, about 10 s ({where})\n")
+        sys.stderr.flush()
+
+
 class _KernelCache(_Cache):
     """One file for each compiled signature of one kernel."""
 
@@ -88,8 +99,12 @@ class _KernelCache(_Cache):
         return self._directory / f"{self._name}.{hashlib.sha256(key.encode()).hexdigest()[:32]}.nbc"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        if not self._enabled:
-            return None
+        found = self._load(sig, target_context) if self._enabled else None
+        if found is None:
+            _announce_compilation()
+        return found
+
+    def _load(self, sig: Any, target_context: Any) -> Any:
         target_context.refresh()
         try:
             content = self._path(sig, target_context.codegen()).read_bytes()

@@ -1,0 +1,76 @@
+"""Compile every kernel ahead of its first use, and keep the code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from sparseconv import functional as F
+from sparseconv.coordinates import CoordinateHash
+from sparseconv.devoxelization import devoxelize
+from sparseconv.nn import BatchNorm
+from sparseconv.tensor import SparseTensor
+from sparseconv.voxelization import REDUCTIONS, hard_voxelize, voxelize
+
+
+def _voxelization() -> None:
+    points = torch.rand(64, 4)
+    for reduce in REDUCTIONS:
+        voxels = voxelize(points, 0.3, [0, 0, 0, 1, 1, 1], reduce)  # type: ignore[arg-type]
+    devoxelize(voxels.features, voxels, points, "trilinear")
+    hard_voxelize(points, 0.3, max_points=2, max_voxels=9)
+
+
+def _sample(dtype: torch.dtype) -> SparseTensor:
+    """Unsorted sites, so that the kernels for their order are met too."""
+    cells = torch.randperm(64)[:40]
+    indices = torch.stack([cells * 0, cells // 16, cells // 4 % 4, cells % 4], 1)
+    return SparseTensor(torch.randn(40, 4, dtype=dtype).requires_grad_(), indices, [4, 4, 4], 1)
+
+
+def _maps(dtype: torch.dtype) -> None:
+    x = _sample(dtype)
+    CoordinateHash(x.indices).query(x.indices)
+    F.upsample(F.sum_pool(x, 2), 2)
+
+
+def _convolution(dtype: torch.dtype) -> None:
+    x = _sample(dtype)
+    for groups in (1, 4):
+        weight = torch.randn(4, 3, 3, 3, 4 // groups, dtype=dtype, requires_grad=True)
+        F.subm_conv(x, weight, groups=groups).features.sum().backward()
+    weight = weight.detach().requires_grad_()
+    F.sparse_conv_transpose(x, weight, stride=2, groups=4).features.sum().backward()
+
+
+def _pooling_and_norm(dtype: torch.dtype) -> None:
+    x = _sample(dtype)
+    norm = BatchNorm(4).to(dtype)
+    (F.max_pool(x, 2).features.sum() + F.avg_pool(norm(x), 2).features.sum()).backward()
+
+
+def steps(dtypes: Sequence[torch.dtype] = (torch.float32,)) -> Iterator[tuple[str, Callable[[], None]]]:
+    """What :func:`warm_up` does, in named steps for a progress display."""
+    yield "voxelization", _voxelization
+    for dtype in dtypes:
+        name = str(dtype).removeprefix("torch.")
+        for label, step in (
+            ("maps", _maps),
+            ("convolution", _convolution),
+            ("pooling and norm", _pooling_and_norm),
+        ):
+            yield f"{label} in {name}", lambda step=step, dtype=dtype: step(dtype)
+
+
+def warm_up(dtypes: Sequence[torch.dtype] = (torch.float32,)) -> None:
+    """Compile the kernels, forward and backward, and keep their code, so that no first call has to.
+
+    Args:
+        dtypes: float32, float64 or both; the half precisions run on float32's kernels.
+    """
+    state = torch.random.get_rng_state()
+    with torch.enable_grad():
+        for _, step in steps(dtypes):
+            step()
+    torch.random.set_rng_state(state)
