@@ -58,7 +58,7 @@ def test_positional_signatures_are_spconvs(ndim: int) -> None:
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3, 4])
-def test_layers_equal_dense_torch(ndim: int) -> None:
+def test_layers_equal_dense_torch(ndim: int, backend: str) -> None:
     x = tensor(ndim)
     ones, shape = [1] * ndim, SHAPES[ndim]
     dense = to_dense(x.features.double(), x.indices, shape, 2)

@@ -247,15 +247,43 @@ def test_mix3d_puts_two_scenes_into_one_sample(scene: dict[str, Any]) -> None:
     gradients(model)
 
 
-def test_trellis_chooses_by_stride_and_names_algorithms() -> None:
-    layers = [
-        spconv.SubMConv3d(4, 8, 3, dilation=1, bias=True, indice_key="a", algo=spconv.ConvAlgo.Native),
-        spconv.SparseConv3d(
-            4, 8, 3, stride=2, dilation=1, padding=1, bias=True, algo=spconv.ConvAlgo.MaskImplicitGemm
-        ),
-    ]
-    indices = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]], dtype=torch.int32)
-    x = spconv.SparseConvTensor(torch.randn(2, 4), indices, [8, 8, 8], 1)
-    assert [len(layer(x).features) for layer in layers] == [2, 4]
-    # TRELLIS reads a tensor's batches off its rows and keeps what it needs by private names.
-    assert layers[0](x)._features.shape == (2, 8)
+def test_trellis_keeps_private_members_and_sorts_what_a_stride_made() -> None:
+    indices = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4], [1, 0, 0, 0]], dtype=torch.int32)
+    data = spconv.SparseConvTensor(torch.randn(3, 4), indices, [8, 8, 8], 2)
+    same = spconv.SubMConv3d(4, 8, 3, dilation=1, bias=True, indice_key="a", algo=spconv.ConvAlgo.Native)
+    assert same(data).features.shape == (3, 8)
+
+    def replace(old: Any, feats: Tensor) -> Any:
+        new_data = spconv.SparseConvTensor(
+            old.features.reshape(old.features.shape[0], -1),
+            old.indices,
+            old.spatial_shape,
+            old.batch_size,
+            old.grid,
+            old.voxel_num,
+            old.indice_dict,
+        )
+        new_data._features = feats
+        for name in ("benchmark", "benchmark_record", "thrust_allocator", "_timer", "force_algo", "int8_scale"):
+            setattr(new_data, name, getattr(old, name))
+        return new_data
+
+    heads = replace(data, data.features.reshape(3, 2, 2))
+    assert heads.features.shape == (3, 2, 2)
+    again = replace(heads, heads.features.reshape(3, 4))
+    assert torch.equal(same(again).features, same(data).features)
+
+    down = spconv.SparseConv3d(
+        4, 8, 3, stride=2, dilation=1, padding=1, bias=True, indice_key="d", algo=spconv.ConvAlgo.MaskImplicitGemm
+    )
+    up = spconv.SparseInverseConv3d(8, 4, 3, bias=True, indice_key="d")
+    unsorted = down(again)
+    fwd = unsorted.indices[:, 0].argsort(descending=True)
+    bwd = torch.zeros_like(fwd).scatter_(0, fwd, torch.arange(fwd.shape[0]))
+    moved = spconv.SparseConvTensor(
+        unsorted.features[fwd], unsorted.indices[fwd], unsorted.spatial_shape, unsorted.batch_size
+    )
+    moved = moved.replace_feature(moved.features * 2)
+    back = up(unsorted.replace_feature(moved.features[bwd]))
+    assert torch.equal(back.features, up(unsorted.replace_feature(unsorted.features * 2)).features)
+    assert back.indices is again.indices

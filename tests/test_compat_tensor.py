@@ -283,7 +283,7 @@ def test_a_name_stands_for_one_map() -> None:
         spconv.SparseInverseConv3d(4, 8, 3, indice_key="a")(x)
 
 
-def test_the_first_of_repeated_rows_answers_for_its_site() -> None:
+def test_the_first_of_repeated_rows_answers_for_its_site(backend: str) -> None:
     indices = torch.tensor([[0, 1], [0, 1], [0, 2]], dtype=torch.int32)
     features = torch.tensor([[1.0], [10.0], [100.0]], requires_grad=True)
     x = spconv.SparseConvTensor(features, indices, [5], 1)
@@ -325,7 +325,7 @@ def test_repeated_rows_with_groups_and_many_channels() -> None:
         assert_close(found[40 + row], alone.double(), 54)
 
 
-def test_empty_tensors_pass_every_layer() -> None:
+def test_empty_tensors_pass_every_layer(backend: str) -> None:
     x = spconv.SparseConvTensor(torch.zeros(0, 4), torch.zeros(0, 4, dtype=torch.int32), SHAPE, 2)
     net = spconv.SparseSequential(
         spconv.SubMConv3d(4, 8, 3, indice_key="s"),
