@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -60,7 +61,7 @@ def steps(dtypes: Sequence[torch.dtype] = (torch.float32,)) -> Iterator[tuple[st
             ("convolution", _convolution),
             ("pooling and norm", _pooling_and_norm),
         ):
-            yield f"{label} in {name}", lambda step=step, dtype=dtype: step(dtype)
+            yield f"{label} in {name}", functools.partial(step, dtype)
 
 
 def warm_up(dtypes: Sequence[torch.dtype] = (torch.float32,)) -> None:
