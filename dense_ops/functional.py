@@ -1,109 +1,44 @@
-"""Dense 2D convolutions as functions; weights in torch's layouts."""
+"""Dense 2D convolutions as functions with explicit weights, in torch's layouts; one import for all of them."""
 
-from __future__ import annotations
+from sparseconv.dense_ops.central_difference import central_difference_conv2d, cross_central_difference_conv2d
+from sparseconv.dense_ops.circle import circle_conv2d, circle_matrix
+from sparseconv.dense_ops.conv import conv2d
+from sparseconv.dense_ops.coord import add_coords2d, coord_conv2d
+from sparseconv.dense_ops.deformable import deform_conv2d
+from sparseconv.dense_ops.dynamic_region import dr_conv2d
+from sparseconv.dense_ops.flattened import flattened_conv2d
+from sparseconv.dense_ops.inception import ic_conv2d, search_dilation
+from sparseconv.dense_ops.involution import involution2d
+from sparseconv.dense_ops.mixture import mixture_conv2d
+from sparseconv.dense_ops.octave import octave_conv2d
+from sparseconv.dense_ops.omni_dimensional import od_conv2d
+from sparseconv.dense_ops.pixel_difference import pixel_difference_conv2d
+from sparseconv.dense_ops.receptive_fields import receptive_field
+from sparseconv.dense_ops.separable import depthwise_separable_conv2d, spatially_separable_conv2d
+from sparseconv.dense_ops.transposed import checkerboard, conv_transpose2d, overlap_count
 
-from collections.abc import Sequence
-
-from torch import Tensor
-
-from sparseconv.compilation import eager
-from sparseconv.dense_ops.index_map import dense_kernel_map
-from sparseconv.geometry import ConvGeometry, per_axis
-from sparseconv.kernel_map import KernelMap
-from sparseconv.ops import convolve
-
-Size = int | Sequence[int]
-
-
-def _as_rows(input: Tensor) -> Tensor:
-    """``[N, C, H, W]`` to one row a pixel: ``[N H W, C]``."""
-    if input.dim() != 4:
-        raise ValueError(f"the input must have shape [N, C, H, W], got {list(input.shape)}")
-    return input.permute(0, 2, 3, 1).reshape(-1, input.shape[1])
-
-
-def _as_image(rows: Tensor, batch_size: int, height: int, width: int) -> Tensor:
-    return rows.reshape(batch_size, height, width, rows.shape[1]).permute(0, 3, 1, 2)
-
-
-def _execute(rows: Tensor, weight: Tensor, bias: Tensor | None, kernel_map: KernelMap, groups: int) -> Tensor:
-    """Run ``weight [C_out, K, C_in / groups]`` over the map."""
-    if rows.shape[1] != weight.shape[2] * groups:
-        raise ValueError(
-            f"the input has {rows.shape[1]} channels, and the weight with groups {groups} takes "
-            f"{weight.shape[2] * groups}"
-        )
-    back = kernel_map.transposed()
-    return convolve(
-        rows,
-        weight,
-        bias,
-        kernel_map.in_rows,
-        kernel_map.out_rows,
-        kernel_map.tap_offsets,
-        back.in_rows,
-        back.out_rows,
-        kernel_map.n_out,
-        groups,
-    )
-
-
-@eager
-def conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Size = 1,
-    padding: Size = 0,
-    dilation: Size = 1,
-    groups: int = 1,
-) -> Tensor:
-    """Convolution of ``[N, C, H, W]`` with ``[O, C / groups, kh, kw]``; as ``torch.nn.functional.conv2d``.
-
-    Raises:
-        ValueError: the kernel is larger than the padded image, or shapes do not fit.
-    """
-    geometry = ConvGeometry.create(2, tuple(weight.shape[2:]), stride, padding, dilation)
-    pixels = _as_rows(input)
-    batch_size, _, height, width = input.shape
-    out_height, out_width = geometry.output_shape((height, width))
-    kernel_map = dense_kernel_map(batch_size, height, width, geometry, out_height, out_width)
-    taps = weight.flatten(2).transpose(1, 2)
-    rows = _execute(pixels, taps, bias, kernel_map, groups)
-    return _as_image(rows, batch_size, out_height, out_width)
-
-
-@eager
-def conv_transpose2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Size = 1,
-    padding: Size = 0,
-    output_padding: Size = 0,
-    groups: int = 1,
-    dilation: Size = 1,
-) -> Tensor:
-    """Transposed convolution of ``[N, C, H, W]`` with ``[C, O / groups, kh, kw]``; as torch's.
-
-    It runs the map of the convolution that it transposes, with its columns swapped.
-
-    Raises:
-        ValueError: output_padding is not below the larger of stride and dilation, or shapes do not fit.
-    """
-    geometry = ConvGeometry.create(2, tuple(weight.shape[2:]), stride, padding, dilation)
-    extra = per_axis(output_padding, 2, "output_padding", minimum=0, maximum=1 << 16)
-    if any(e >= max(s, d) for e, s, d in zip(extra, geometry.stride, geometry.dilation, strict=True)):
-        raise ValueError(
-            f"output_padding must be smaller than the larger of stride {geometry.stride} and dilation "
-            f"{geometry.dilation}, got {extra}"
-        )
-    pixels = _as_rows(input)
-    batch_size, channels, height, width = input.shape
-    out_height, out_width = geometry.transposed_output_shape((height, width), extra)
-    kernel_map = dense_kernel_map(batch_size, out_height, out_width, geometry, height, width).transposed()
-    # [C, O/g, kh, kw] with input groups first, to [O, K, C/g].
-    grouped = weight.flatten(2).reshape(groups, channels // groups, weight.shape[1], -1)
-    taps = grouped.permute(0, 2, 3, 1).reshape(groups * weight.shape[1], -1, channels // groups)
-    rows = _execute(pixels, taps, bias, kernel_map, groups)
-    return _as_image(rows, batch_size, out_height, out_width)
+__all__ = [
+    "conv2d",
+    "conv_transpose2d",
+    "spatially_separable_conv2d",
+    "depthwise_separable_conv2d",
+    "flattened_conv2d",
+    "add_coords2d",
+    "coord_conv2d",
+    "ic_conv2d",
+    "central_difference_conv2d",
+    "cross_central_difference_conv2d",
+    "pixel_difference_conv2d",
+    "circle_conv2d",
+    "octave_conv2d",
+    "mixture_conv2d",
+    "od_conv2d",
+    "involution2d",
+    "deform_conv2d",
+    "dr_conv2d",
+    "overlap_count",
+    "checkerboard",
+    "receptive_field",
+    "search_dilation",
+    "circle_matrix",
+]

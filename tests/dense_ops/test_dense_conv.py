@@ -80,4 +80,4 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="larger than the grid"):
         conv2d(torch.zeros(1, 4, 2, 2), torch.zeros(2, 4, 3, 3))
     with pytest.raises(ValueError, match="padding_mode"):
-        Conv2d(3, 3, 3, padding_mode="reflect")
+        Conv2d(3, 3, 3, padding_mode="mirror")

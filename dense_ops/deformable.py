@@ -1,0 +1,229 @@
+"""Deformable convolution, with and without modulation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sparseconv.compilation import eager
+from sparseconv.dense_ops.conv import Conv2d
+from sparseconv.dense_ops.executor import as_image, as_rows, as_taps, convolve_rows, image_shape
+from sparseconv.dense_ops.flops import Flops, count_parameters
+from sparseconv.dense_ops.index_map import batched_map, remembered
+from sparseconv.dense_ops.row_chunks import by_row_chunks
+from sparseconv.dense_ops.window import Size, Window
+from sparseconv.kernel_map import KernelMap
+
+
+def _patch_map(n_rows: int, taps: int, device: torch.device) -> KernelMap:
+    """Map from ``n_rows x taps`` sampled rows onto ``n_rows`` output rows."""
+    rows = torch.arange(n_rows, device=device)
+    return batched_map([(rows * taps + tap, rows) for tap in range(taps)], n_rows * taps, n_rows, 1)
+
+
+def _sample(
+    rows: Tensor,  # [N H W * G, C / G]
+    position: Tensor,  # [R, K, G, 2] as (y, x)
+    image: Tensor,  # [R]
+    shape: tuple[int, int],
+) -> Tensor:  # [R, K, G, C / G]
+    """Bilinear samples; pixels outside the image count as 0. The cell is a constant of the gradient."""
+    height, width = shape
+    groups = position.shape[2]
+    low = position.detach().floor()
+    part = position - low
+    # Far outside is as good as just outside, and cannot overflow.
+    cell_y = low[..., 0].clamp(-2, height).long()
+    cell_x = low[..., 1].clamp(-2, width).long()
+    group = torch.arange(groups, device=rows.device)
+    sampled: Tensor | None = None
+    for dy in (0, 1):
+        for dx in (0, 1):
+            y, x = cell_y + dy, cell_x + dx
+            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+            share = (part[..., 0] if dy else 1 - part[..., 0]) * (part[..., 1] if dx else 1 - part[..., 1])
+            share = share * inside.to(share.dtype)
+            pixel = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+            index = (image[:, None, None] * (height * width) + pixel) * groups + group
+            corner = rows.index_select(0, index.reshape(-1)).reshape(*index.shape, rows.shape[1])
+            corner = corner * share[..., None]
+            sampled = corner if sampled is None else sampled + corner
+    assert sampled is not None  # four corners
+    return sampled
+
+
+def _check_channels(name: str, tensor: Tensor, channels: int, batch_size: int, shape: Sequence[int]) -> None:
+    wanted = [batch_size, channels, *shape]
+    if list(tensor.shape) != wanted:
+        raise ValueError(f"the {name} must have shape {wanted}, got {list(tensor.shape)}")
+
+
+@eager
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = (1, 1),
+    padding: Size = (0, 0),
+    dilation: Size = (1, 1),
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Deformable convolution; as ``torchvision.ops.deform_conv2d``.
+
+    ``y[o, q] = b[o] + sum over t, c of w[o, c, t] m[g(c), t, q] x~(c, s q - p + d t + (dy, dx)[g(c), t, q])``
+    with ``x~`` bilinear and 0 outside the image. Dai et al., arXiv 1703.06211; with a mask Zhu et al., arXiv
+    1811.11168. Output rows are worked on in chunks, so memory does not grow with the number of taps.
+
+    Args:
+        input: ``[N, C, H, W]``.
+        offset: ``[N, 2 G K, Ho, Wo]``; channel ``2 (g K + t)`` is dy, the next one dx. G is found from its
+            channels.
+        weight: ``[O, C / groups, kh, kw]``.
+        bias: ``[O]`` or None.
+        stride: as in :func:`conv2d`.
+        padding: as in :func:`conv2d`.
+        dilation: as in :func:`conv2d`.
+        mask: ``[N, G K, Ho, Wo]``, or None for ones.
+
+    Returns:
+        ``[N, O, Ho, Wo]``.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    shape = image_shape(input)
+    batch_size, channels = input.shape[:2]
+    window = Window.create(shape, weight.shape[2:], stride, padding, dilation)
+    taps = len(window.offsets)
+    groups = offset.shape[1] // (2 * taps) if offset.dim() == 4 else 0
+    if groups == 0 or channels % groups or channels % weight.shape[1]:
+        raise ValueError(
+            f"the offset must have 2 G K = 2 x G x {taps} channels with G a divisor of the {channels} channels, "
+            f"and the weight [O, C / groups, kh, kw], got {list(offset.shape)} and {list(weight.shape)}"
+        )
+    _check_channels("offset", offset, 2 * groups * taps, batch_size, window.out_shape)
+    rows = as_rows(input).reshape(-1, channels // groups)
+    # Half precisions would place samples on a coarse grid.
+    sampling = torch.float32 if offset.dtype in (torch.float16, torch.bfloat16) else offset.dtype
+    shifts = offset.unflatten(1, (groups, taps, 2)).permute(0, 4, 5, 2, 1, 3).reshape(-1, taps, groups, 2)
+    tensors = [rows, shifts.to(sampling), as_taps(weight)]
+    if mask is not None:
+        _check_channels("mask", mask, groups * taps, batch_size, window.out_shape)
+        tensors.append(mask.unflatten(1, (groups, taps)).permute(0, 3, 4, 2, 1).reshape(-1, taps, groups))
+    taken = torch.tensor(window.offsets, device=input.device)  # [K, 2]
+    stride_yx = torch.tensor(window.stride, device=input.device)
+
+    def chunk(start: int, stop: int, rows: Tensor, shifts: Tensor, weight: Tensor, *masks: Tensor) -> Tensor:
+        output = torch.arange(start, stop, device=rows.device)
+        image, pixel = output // window.n_out, output % window.n_out
+        width = window.out_shape[1]
+        corner = torch.stack([pixel // width, pixel % width], 1) * stride_yx
+        base = (corner[:, None] + taken).to(shifts.dtype)  # [R, K, 2]
+        sampled = _sample(rows, base[:, :, None] + shifts[start:stop], image, shape)
+        if masks:
+            sampled = sampled * masks[0][start:stop, :, :, None]
+        n_rows = stop - start
+        key = ("patches", n_rows, taps, rows.device)
+        kernel_map = remembered(key, lambda: _patch_map(n_rows, taps, rows.device))
+        patches = sampled.to(rows.dtype).reshape(n_rows * taps, channels)
+        return convolve_rows(patches, weight, bias, kernel_map, channels // weight.shape[2])
+
+    bytes_per_row = 4 * taps * channels * max(4, rows.element_size())
+    output = by_row_chunks(chunk, batch_size * window.n_out, bytes_per_row, tuple(tensors))
+    return as_image(output, batch_size, window.out_shape)
+
+
+class DeformConv2d(Conv2d):
+    """Deformable convolution: :func:`deform_conv2d`.
+
+    Called with an image alone, it predicts its offsets (and mask) by a convolution of the same geometry that
+    starts at
+    zero: a plain convolution at first, with modulation half of one. The papers train that convolution at a
+        tenth of
+    the learning rate. Called with offsets, it is torchvision's layer.
+
+    Args:
+        in_channels: ``C``.
+        out_channels: ``O``.
+        kernel_size: as in :class:`Conv2d`, and so are the others.
+        stride: as in :class:`Conv2d`.
+        padding: as in :class:`Conv2d`, in integers.
+        dilation: as in :class:`Conv2d`.
+        groups: as in :class:`Conv2d`.
+        bias: as in :class:`Conv2d`.
+        offset_groups: ``G``, channel groups with offsets of their own.
+        modulated: predict a mask as well (version 2).
+
+    Attributes:
+        offset_conv: from C to ``2 G K`` channels, or ``3 G K`` with the mask last.
+
+    Raises:
+        ValueError: channels that do not divide.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        offset_groups: int = 1,
+        modulated: bool = False,
+    ) -> None:
+        if in_channels % offset_groups:
+            raise ValueError(f"in_channels must divide by offset_groups = {offset_groups}, got {in_channels}")
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        self.offset_groups, self.modulated = offset_groups, modulated
+        taps = self.kernel_size[0] * self.kernel_size[1]
+        self.offset_conv = Conv2d(
+            in_channels, (3 if modulated else 2) * offset_groups * taps, kernel_size, stride, padding, dilation
+        )
+        nn.init.zeros_(self.offset_conv.weight)
+        if self.offset_conv.bias is not None:
+            nn.init.zeros_(self.offset_conv.bias)
+
+    def predict(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Offsets ``[N, 2 G K, Ho, Wo]``, and the mask ``[N, G K, Ho, Wo]`` or None."""
+        out = self.offset_conv(input)
+        if not self.modulated:
+            return out, None
+        split = out.shape[1] // 3 * 2
+        return out[:, :split], torch.sigmoid(out[:, split:])
+
+    def forward(self, input: Tensor, offset: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """See :func:`deform_conv2d`."""
+        if offset is None:
+            offset, mask = self.predict(input)
+        return deform_conv2d(
+            input,
+            offset,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,  # type: ignore[arg-type]
+            self.dilation,
+            mask,
+        )
+
+    def flops(self, input_shape: Sequence[int]) -> Flops:
+        """The convolution, that of the offsets, and ``4 Ho Wo K C`` to sample (and ``Ho Wo K C`` for the mask)."""
+        plain = super().flops(input_shape)
+        offsets = self.offset_conv.flops(input_shape)
+        # The convolution's multiply-adds for one group's output channel are Ho Wo K C / groups.
+        samples = plain.macs * self.groups // self.out_channels
+        return Flops(plain.macs + offsets.macs + (5 if self.modulated else 4) * samples, count_parameters(self))
+
+    def to_conv2d(self) -> Conv2d:
+        """Not possible: where it samples depends on the input.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("a DeformConv2d is no plain convolution: its sampling places depend on the input")
