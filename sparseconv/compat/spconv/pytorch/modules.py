@@ -40,6 +40,10 @@ class _OnFeatures:
 def on_features(run: Any, module: Any, input: SparseConvTensor) -> SparseConvTensor:
     """Run a plain module on the features; a batch norm takes no statistics of no sites."""
     if len(input) == 0 and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if isinstance(module, nn.SyncBatchNorm) and distributed:
+            # A process without sites takes part, or the others would wait for it.
+            return input.replace_feature(run(input.features))
         if module.weight is None:
             return input
         # Tied to the parameters, so that every process of a distributed training has gradients.
