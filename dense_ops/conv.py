@@ -30,8 +30,7 @@ def conv2d(
 
     ``y[o, oy, ox] = b[o] + sum over c, u, v of w[o, c, u, v] x[c, s oy - p + d u, s ox - p + d v]``. Dumoulin
     and Visin, "A guide to convolution arithmetic for deep learning", arXiv 1603.07285; dilated: Chen et al.,
-    arXiv 1412.7062;
-    grouped: Krizhevsky et al., 2012.
+    arXiv 1412.7062; grouped: Krizhevsky et al., 2012.
 
     Args:
         input: ``[N, C, H, W]``.

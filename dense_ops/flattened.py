@@ -131,7 +131,7 @@ class FlattenedSet(nn.Module):
         )
 
 
-class FlattenedConv2d(nn.Sequential):
+class FlattenedConv2d(nn.Module):
     """Sets of lateral, vertical and horizontal convolutions: :func:`flattened_conv2d`.
 
     Args:
@@ -144,6 +144,9 @@ class FlattenedConv2d(nn.Sequential):
         num_sets: sets one after the other; the paper stacks 2.
         bias: whether each of the three has a bias.
         dilation: spacing of the taps.
+
+    Attributes:
+        sets: each with ``lateral``, ``vertical`` and ``horizontal``.
 
     Raises:
         ValueError: ``num_sets`` is not positive.
@@ -163,24 +166,29 @@ class FlattenedConv2d(nn.Sequential):
         if num_sets < 1:
             raise ValueError(f"num_sets must be at least 1, got {num_sets}")
         pads = same_padding(kernel_size, dilation) if padding is None else padding
-        super().__init__(
-            *(
-                FlattenedSet(
-                    out_channels if n else in_channels,
-                    out_channels,
-                    kernel_size,
-                    1 if n else stride,
-                    pads,
-                    dilation,
-                    bias,
-                )
-                for n in range(num_sets)
+        super().__init__()
+        self.sets = nn.ModuleList(
+            FlattenedSet(
+                out_channels if n else in_channels,
+                out_channels,
+                kernel_size,
+                1 if n else stride,
+                pads,
+                dilation,
+                bias,
             )
+            for n in range(num_sets)
         )
         self.in_channels = in_channels
 
+    def forward(self, input: Tensor) -> Tensor:
+        """See :func:`flattened_conv2d`."""
+        for one in self.sets:
+            input = one(input)
+        return input
+
     def _sets(self) -> list[FlattenedSet]:
-        return [one for one in self if isinstance(one, FlattenedSet)]
+        return [one for one in self.sets if isinstance(one, FlattenedSet)]
 
     def flops(self, input_shape: Sequence[int]) -> Flops:
         """For each set ``F (C + 2k)`` parameters (and 3F), and that many multiply-adds a pixel at stride 1."""
@@ -196,6 +204,8 @@ class FlattenedConv2d(nn.Sequential):
         Raises:
             ValueError: several sets, or biases with padding and not ``interior_only``.
         """
-        if len(self) > 1:
-            raise ValueError(f"only one set folds to one kernel, got {len(self)} sets: convert each one by itself")
+        if len(self.sets) > 1:
+            raise ValueError(
+                f"only one set folds to one kernel, got {len(self.sets)} sets: convert each one by itself"
+            )
         return self._sets()[0].to_conv2d(interior_only)

@@ -87,10 +87,10 @@ def pixel_difference_conv2d(
     """Convolution of pixel differences, run as one folded kernel.
 
     With weights ``w_0 .. w_8`` in raster order and theta 1: CPDC sums ``w_i (x_i - x_4)``; APDC sums ``w_a (x_a -
-    x_next(a))`` clockwise round the ring; RPDC sums ``w_i (x_outer -
-    x_inner)`` for i = 1 .. 8 over a 5x5 window, 16 of its taps. With a smaller theta the second pixel is
-    weighted by it, and the left-over weight (``w_4``, in RPDC ``w_0``) reads the centre with ``1 - theta``. Su
-    et al., "Pixel Difference Networks for Efficient Edge Detection", arXiv 2108.07009.
+    x_next(a))`` clockwise round the ring; RPDC sums ``w_i (x_outer - x_inner)`` for i = 1 .. 8 over a 5x5 window,
+    16 of its taps. With a smaller theta the second pixel is weighted by it, and the left-over weight (``w_4``, in
+    RPDC ``w_0``) reads the centre with ``1 - theta``. Su et al., "Pixel Difference Networks for Efficient Edge
+    Detection", arXiv 2108.07009.
 
     Args:
         input: ``[N, C, H, W]``.

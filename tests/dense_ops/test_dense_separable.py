@@ -101,7 +101,7 @@ def test_flattened_sets_run_one_after_the_other() -> None:
     layer = FlattenedConv2d(3, 4, 3, 2, num_sets=2).double()
     x = draw(1, 3, 9, 8)
     assert layer(x).shape == (1, 4, 5, 4)
-    assert_equal(layer(x), layer[1](layer[0](x)))
+    assert_equal(layer(x), layer.sets[1](layer.sets[0](x)))
     assert layer.flops((3, 9, 8)).parameters == 4 * (3 + 6) + 4 * (4 + 6) + 2 * 12
 
 
