@@ -23,6 +23,7 @@ from sparseconv.scripts.benchmarks.report import (
     print_results,
     print_startup,
     result_record,
+    wide_console,
 )
 from sparseconv.scripts.benchmarks.rounds import Field
 from sparseconv.scripts.benchmarks.samples import CaseResult
@@ -32,7 +33,7 @@ from sparseconv.scripts.benchmarks.workers import PROGRAMS, Program
 from sparseconv.scripts.console import one_line_errors, out, progress
 from sparseconv.scripts.output import complete_folder
 
-_ROUNDS, _QUICK_ROUNDS = 7, 3
+_ROUNDS, _QUICK_ROUNDS = 5, 3
 
 
 def _choose(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
@@ -130,9 +131,10 @@ def bench(
         _describe(machine, scans.source, threads, rounds, field.facts)
         for peer, reason in left_out.items():
             out.print(f"[red]left out[/red]: {peer}: {reason}", highlight=False)
-        print_results(out, results, names)
+        page = wide_console()
+        print_results(page, results, names)
         if starts:
-            print_startup(out, starts)
+            print_startup(page, starts)
         record = {
             "machine": machine,
             "source": scans.source,

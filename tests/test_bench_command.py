@@ -93,6 +93,7 @@ def test_a_wrong_result_has_no_speed(tmp_path: Path) -> None:
         problem = result.timings[name].problem
         assert problem is not None and "features differs" in problem
         assert result.timings[name].seconds == [] and result.ratio(name) is None
+        assert result.timings[name].difference == problem
     assert result.reached is None
     assert "seconds" not in result_record(result)["programs"]["peer"]
 

@@ -30,7 +30,9 @@ def save_ratios(path: Path, results: Sequence[CaseResult], names: Sequence[str],
         ys, xs = zip(*aims, strict=True)
         axes.plot(xs, ys, "|", color="black", markersize=10, label="target")
     axes.set_xscale("log")
-    ticks = [0.5, 1, 2, 4, 8, 16, 32]
+    axes.minorticks_off()
+    low, high = axes.get_xlim()
+    ticks = [2.0**power for power in range(-8, 16) if low <= 2.0**power <= high]
     axes.set_xticks(ticks, [f"{tick:g}x" for tick in ticks])
     axes.set_yticks(range(len(rows)), [f"{r.case.workload}  {r.case.name}" for r in rows], fontsize=8)
     axes.invert_yaxis()

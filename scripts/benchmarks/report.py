@@ -13,9 +13,11 @@ from sparseconv.scripts.benchmarks.cases import WORKLOADS
 from sparseconv.scripts.benchmarks.growth import AIM, REFERENCE, SIZES, time_growth
 from sparseconv.scripts.benchmarks.samples import CaseResult, Timing
 from sparseconv.scripts.benchmarks.startup import StartUp
+from sparseconv.scripts.console import out
 
 # At 64 channels a layer should run at this share of the machine's best dense rate.
 DENSE_SHARE = 0.7
+_PAGE_WIDTH = 150
 _SHARE_CHANNELS = 64
 
 
@@ -52,7 +54,9 @@ def _target(result: CaseResult) -> str:
 
 def _table(workload: str, results: Sequence[CaseResult], names: Sequence[str]) -> Table:
     shown = [name for name in names if any(_cell(result, name) not in ("", "-") for result in results)]
-    table = Table(title=WORKLOADS[workload], box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(
+        title=WORKLOADS[workload], box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title_justify="left"
+    )
     table.add_column("case", overflow="fold")
     for name in shown:
         table.add_column(name, justify="right")
@@ -71,7 +75,9 @@ def _table(workload: str, results: Sequence[CaseResult], names: Sequence[str]) -
 
 
 def _growth_table(results: Sequence[CaseResult]) -> Table:
-    table = Table(title=WORKLOADS["W6"], box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(
+        title=WORKLOADS["W6"], box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title_justify="left"
+    )
     for name in ("voxels", "ms", "lower-upper quartile", "ns / voxel", "peak MiB", "bytes / voxel"):
         table.add_column(name, justify="right")
     for result in results:
@@ -86,16 +92,18 @@ def _growth_table(results: Sequence[CaseResult]) -> Table:
     return table
 
 
-def print_startup(out: Console, starts: Sequence[StartUp]) -> None:
+def print_startup(page: Console, starts: Sequence[StartUp]) -> None:
     """Seconds of new processes."""
-    table = Table(title=WORKLOADS["startup"], box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(
+        title=WORKLOADS["startup"], box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title_justify="left"
+    )
     table.add_column("cache")
     for name in ("whole process", "import", "first forward", "second forward"):
         table.add_column(f"{name}, s", justify="right")
     for start in starts:
         parts = ("whole", "import", "first", "second")
         table.add_row(start.name, *(f"{start.median(part):.2f}" for part in parts))
-    out.print(table)
+    page.print(table)
 
 
 def best_dense_rate(results: Sequence[CaseResult]) -> float | None:
@@ -118,15 +126,20 @@ def dense_shares(results: Sequence[CaseResult]) -> dict[str, float]:
     return shares
 
 
-def print_results(out: Console, results: Sequence[CaseResult], names: Sequence[str]) -> None:
+def wide_console() -> Console:
+    """The terminal, or a page that holds a column for every program."""
+    return out if out.is_terminal else Console(width=_PAGE_WIDTH)
+
+
+def print_results(page: Console, results: Sequence[CaseResult], names: Sequence[str]) -> None:
     """A table for each workload, and what was withheld."""
     for workload in WORKLOADS:
         mine = [result for result in results if result.case.workload == workload]
         if mine:
-            out.print(_growth_table(mine) if workload == "W6" else _table(workload, mine, names))
+            page.print(_growth_table(mine) if workload == "W6" else _table(workload, mine, names))
     if not results:
         return
-    out.print(
+    page.print(
         "milliseconds: median and how many times ours; below: minimum, lower-upper quartile. GFLOP/s: ours.\n"
         "map: built in every run, else ready; plain torch's always lie ready.\n"
         "A peer's output is compared with ours before its speed is printed. spconv's CPU scatter races with two\n"
@@ -135,7 +148,7 @@ def print_results(out: Console, results: Sequence[CaseResult], names: Sequence[s
     )
     for name, share in dense_shares(results).items():
         verdict = "[green]met[/green]" if share >= DENSE_SHARE else "[red]missed[/red]"
-        out.print(
+        page.print(
             f"{name}: {100 * share:.0f} % of the best dense rate, {best_dense_rate(results):.0f} GFLOP/s; "
             f"target {100 * DENSE_SHARE:.0f} %: {verdict}",
             highlight=False,
@@ -143,26 +156,34 @@ def print_results(out: Console, results: Sequence[CaseResult], names: Sequence[s
     growth = time_growth(results)
     if growth is not None:
         verdict = "[green]met[/green]" if growth <= AIM else "[red]missed[/red]"
-        out.print(
+        page.print(
             f"W6: a voxel at {SIZES[-1]:,} takes {growth:.2f} times as long as at {REFERENCE:,}; "
             f"target {AIM:g}: {verdict}",
             highlight=False,
         )
     for line in sorted({line for result in results for line in _problems(result)}):
-        out.print(line, highlight=False, markup=False)
+        page.print(line, highlight=False, markup=False)
 
 
 def _problems(result: CaseResult) -> list[str]:
     label = f"{result.case.workload}, {result.case.name}"
-    return [
-        f"withheld: {name} on {label}: {timing.problem}"
-        for name, timing in result.timings.items()
-        if timing.problem is not None and timing.threads is not None
-    ] + [
-        f"not run: {name}: {timing.problem}"
-        for name, timing in result.timings.items()
-        if timing.problem is not None and timing.threads is None
-    ]
+    return (
+        [
+            f"withheld: {name} on {label}: {timing.problem}"
+            for name, timing in result.timings.items()
+            if timing.problem is not None and timing.threads is not None
+        ]
+        + [
+            f"not run: {name}: {timing.problem}"
+            for name, timing in result.timings.items()
+            if timing.problem is not None and timing.threads is None
+        ]
+        + [
+            f"unverified: {name} on {label}: {timing.difference}"
+            for name, timing in result.timings.items()
+            if timing.problem is None and timing.difference is not None
+        ]
+    )
 
 
 def result_record(result: CaseResult) -> dict[str, Any]:
@@ -184,7 +205,11 @@ def result_record(result: CaseResult) -> dict[str, Any]:
 
 
 def _timing_record(result: CaseResult, name: str, timing: Timing) -> dict[str, Any]:
-    record: dict[str, Any] = {"threads": timing.threads, "problem": timing.problem}
+    record: dict[str, Any] = {
+        "threads": timing.threads,
+        "problem": timing.problem,
+        "difference": timing.difference,
+    }
     if timing.median is not None:
         low, first, median, third = timing.quartiles
         record |= {"min": low, "lower": first, "median": median, "upper": third}

@@ -18,12 +18,14 @@ class Timing:
         seconds: every sample, round after round.
         threads: the setting that it settled on.
         problem: why there are none: an error, or how its output differs.
+        difference: how its output differs, where it does: that of an untrusted program withholds nothing.
     """
 
     peer: str
     seconds: list[float] = field(default_factory=list)
     threads: int | None = None
     problem: str | None = None
+    difference: str | None = None
 
     @property
     def quartiles(self) -> tuple[float, float, float, float]:
