@@ -39,6 +39,7 @@ def draw_digits(count: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_loss_falls(name) -> None:
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # the work is small: waiting for a second thread would take most of the time
     images, labels = draw_digits(60)
     middle = LAYERS[name]()
     net = nn.Sequential(
