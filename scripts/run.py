@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -191,7 +192,7 @@ def _describe(scan: Scan, voxels: Voxels, grid: VoxelGrid) -> None:
     size = " x ".join(f"{s:g}" for s in grid.voxel_size)
     shape = voxels.spatial_shape
     cells = "an unbounded grid" if shape is None else " x ".join(map(str, shape)) + " cells (z y x)"
-    share = "" if shape is None else f", {100 * len(voxels.indices) / float(np.prod(shape)):.4f} % of the grid"
+    share = "" if shape is None else f", {100 * len(voxels.indices) / math.prod(shape):.2g} % of the grid"
     out.print(
         f"[bold]voxels[/bold]  {len(voxels.indices):,} of {size} in {cells}{share}",
         highlight=False,
