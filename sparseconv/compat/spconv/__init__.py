@@ -47,6 +47,7 @@ from sparseconv.compat.spconv.version1 import SparseConvTensor, SparseMaxPool2d,
 
 # The release whose surface this is; programs compare it.
 __version__ = "2.3.8"
+SPCONV_VERSION_NUMBERS = [int(number) for number in __version__.split(".")]
 
 __all__ = [
     "AddTable",

@@ -13,20 +13,12 @@ from sparseconv import functional as F
 from sparseconv import nn as engine
 from sparseconv.compat.cumm.tensorview import gemm
 from sparseconv.compat.spconv.core import ConvAlgo
-from sparseconv.compat.spconv.pytorch.core import SparseConvTensor, through_engine
+from sparseconv.compat.spconv.pytorch.core import SparseConvTensor, expand_nd, through_engine
 from sparseconv.compat.spconv.pytorch.modules import SparseModule
 from sparseconv.kernel_map import KernelMap
 from sparseconv.tensor import SparseTensor, check_sparse
 
 Size = int | Sequence[int]
-
-
-def expand_nd(ndim: int, val: Any) -> list[int]:
-    """One integer for each axis."""
-    items = list(val) if hasattr(val, "__iter__") else [val] * ndim
-    if len(items) != ndim:
-        raise ValueError(f"expected one integer or {ndim} of them, got {val!r}")
-    return [int(item) for item in items]
 
 
 class SparseConvolution(SparseModule, engine.SparseConvolution):

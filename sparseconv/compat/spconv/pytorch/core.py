@@ -19,6 +19,14 @@ from sparseconv.tensor import NamedMap, SparseTensor
 Self = TypeVar("Self", bound="SparseConvTensor")
 
 
+def expand_nd(ndim: int, val: Any) -> list[int]:
+    """One integer for each axis."""
+    items = list(val) if hasattr(val, "__iter__") else [val] * ndim
+    if len(items) != ndim:
+        raise ValueError(f"expected one integer or {ndim} of them, got {val!r}")
+    return [int(item) for item in items]
+
+
 class IndiceData:
     """An entry of ``indice_dict``: what a layer with an ``indice_key`` leaves behind.
 
