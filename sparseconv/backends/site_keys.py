@@ -7,7 +7,7 @@ unbounded grid, or one far larger than 2**63 cells, is fine as long as what is o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sparseconv.geometry import ConvGeometry
@@ -88,33 +88,29 @@ def coarse_box(keys: SiteKeys, geometry: ConvGeometry, shape: Sequence[int] | No
     Raises:
         ValueError: the box cannot be packed or leaves int32.
     """
-    low, high = [keys.low[0]], [keys.high[0]]
-    for a in range(geometry.ndim):
-        k, s, p, d = (
-            geometry.kernel_size[a],
-            geometry.stride[a],
-            geometry.padding[a],
-            geometry.dilation[a],
-        )
-        low.append(-(-(keys.low[a + 1] + p - d * (k - 1)) // s))
-        high.append((keys.high[a + 1] + p) // s)
-        if shape is not None:
-            low[-1], high[-1] = max(low[-1], 0), min(high[-1], shape[a] - 1)
-    return _box(low, high)
+    return _reached_box(
+        keys, geometry, shape, lambda low, high, k, s, p, d: (-(-(low + p - d * (k - 1)) // s), (high + p) // s)
+    )
 
 
 def fine_box(keys: SiteKeys, geometry: ConvGeometry, shape: Sequence[int] | None) -> SiteKeys | None:
     """Box of the fine sites that coarse sites inside ``keys`` can reach; see :func:`coarse_box`."""
+    return _reached_box(
+        keys, geometry, shape, lambda low, high, k, s, p, d: (s * low - p, s * high - p + d * (k - 1))
+    )
+
+
+def _reached_box(
+    keys: SiteKeys,
+    geometry: ConvGeometry,
+    shape: Sequence[int] | None,
+    reach: Callable[[int, int, int, int, int, int], tuple[int, int]],
+) -> SiteKeys | None:
+    """Box of what ``reach(low, high, kernel, stride, padding, dilation)`` gives on each axis, inside the grid."""
     low, high = [keys.low[0]], [keys.high[0]]
-    for a in range(geometry.ndim):
-        k, s, p, d = (
-            geometry.kernel_size[a],
-            geometry.stride[a],
-            geometry.padding[a],
-            geometry.dilation[a],
-        )
-        low.append(s * keys.low[a + 1] - p)
-        high.append(s * keys.high[a + 1] - p + d * (k - 1))
-        if shape is not None:
-            low[-1], high[-1] = max(low[-1], 0), min(high[-1], shape[a] - 1)
+    axes = zip(geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, strict=True)
+    for a, constants in enumerate(axes):
+        first, last = reach(keys.low[a + 1], keys.high[a + 1], *constants)
+        low.append(first if shape is None else max(first, 0))
+        high.append(last if shape is None else min(last, shape[a] - 1))
     return _box(low, high)

@@ -9,6 +9,7 @@ A map enters as ``in_rows, out_rows, tap_offsets`` and, for the gradient, its tr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -146,6 +147,23 @@ def _(
     return features.new_empty((grad.shape[1], tap_offsets.shape[0] - 1, features.shape[1] // groups))
 
 
+def _to_features(grad: Tensor, weight: Tensor, rows: Sequence[Tensor], n_in: int, groups: int) -> Tensor:
+    """Carry ``grad [n_out, C_out]`` back to the inputs: the same op over the swapped map, ``[n_in, C_in]``."""
+    in_rows, out_rows, tap_offsets, back_in, back_out = rows
+    return convolve(
+        grad,
+        transpose_weight(weight, groups),
+        None,
+        back_in,
+        back_out,
+        tap_offsets,
+        in_rows,
+        out_rows,
+        n_in,
+        groups,
+    )
+
+
 def _convolve_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     features, weight, bias, *rows, _, groups = inputs
     ctx.save_for_backward(features, weight, *rows)
@@ -157,18 +175,7 @@ def _convolve_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     features, weight, in_rows, out_rows, tap_offsets, back_in, back_out = ctx.saved_tensors
     grad_features = grad_weight = grad_bias = None
     if ctx.needs_input_grad[0]:
-        grad_features = convolve(
-            grad,
-            transpose_weight(weight, ctx.groups),
-            None,
-            back_in,
-            back_out,
-            tap_offsets,
-            in_rows,
-            out_rows,
-            features.shape[0],
-            ctx.groups,
-        )
+        grad_features = _to_features(grad, weight, ctx.saved_tensors[2:], features.shape[0], ctx.groups)
     if ctx.needs_input_grad[1]:
         grad_weight = convolve_weight_gradient(
             features, grad, in_rows, out_rows, tap_offsets, back_in, back_out, ctx.groups
@@ -202,18 +209,7 @@ def _weight_gradient_backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | Non
     features, grad, in_rows, out_rows, tap_offsets, back_in, back_out = ctx.saved_tensors
     grad_features = grad_grad = None
     if ctx.needs_input_grad[0]:
-        grad_features = convolve(
-            grad,
-            transpose_weight(cotangent, ctx.groups),
-            None,
-            back_in,
-            back_out,
-            tap_offsets,
-            in_rows,
-            out_rows,
-            features.shape[0],
-            ctx.groups,
-        )
+        grad_features = _to_features(grad, cotangent, ctx.saved_tensors[2:], features.shape[0], ctx.groups)
     if ctx.needs_input_grad[1]:
         grad_grad = convolve(
             features,
