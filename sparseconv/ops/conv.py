@@ -172,10 +172,11 @@ def _convolve_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _convolve_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    features, weight, in_rows, out_rows, tap_offsets, back_in, back_out = ctx.saved_tensors
+    features, weight, *rows = ctx.saved_tensors
+    in_rows, out_rows, tap_offsets, back_in, back_out = rows
     grad_features = grad_weight = grad_bias = None
     if ctx.needs_input_grad[0]:
-        grad_features = _to_features(grad, weight, ctx.saved_tensors[2:], features.shape[0], ctx.groups)
+        grad_features = _to_features(grad, weight, rows, features.shape[0], ctx.groups)
     if ctx.needs_input_grad[1]:
         grad_weight = convolve_weight_gradient(
             features, grad, in_rows, out_rows, tap_offsets, back_in, back_out, ctx.groups
@@ -206,10 +207,11 @@ def _weight_gradient_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) ->
 
 
 def _weight_gradient_backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-    features, grad, in_rows, out_rows, tap_offsets, back_in, back_out = ctx.saved_tensors
+    features, grad, *rows = ctx.saved_tensors
+    in_rows, out_rows, tap_offsets, back_in, back_out = rows
     grad_features = grad_grad = None
     if ctx.needs_input_grad[0]:
-        grad_features = _to_features(grad, cotangent, ctx.saved_tensors[2:], features.shape[0], ctx.groups)
+        grad_features = _to_features(grad, cotangent, rows, features.shape[0], ctx.groups)
     if ctx.needs_input_grad[1]:
         grad_grad = convolve(
             features,
