@@ -77,6 +77,7 @@ def map_arguments(kernel_map: KernelMap) -> tuple[Tensor, ...]:
         "convolve",
         "convolve_epilogue",
         "convolve_weight_gradient",
+        "sum_rows",
         "max_pool",
         "sum_pool",
         "max_pool_gradient",
@@ -95,6 +96,7 @@ def test_opcheck(op: str) -> None:
                 (x.detach(), weight.detach(), bias.detach(), grad.detach(), True, *rows[:3], n_out, 2)
             ],
             "convolve_weight_gradient": [(x, grad, *rows, 1), (x, grad, *rows, 4)],
+            "sum_rows": [(grad,)],
             "max_pool": [(x, *rows[:3], n_out)],
             "sum_pool": [(x, *rows, n_out)],
             "max_pool_gradient": [(grad, ops.max_pool(x.detach(), *rows[:3], n_out)[1], 9)],
@@ -118,6 +120,7 @@ def test_no_op_is_left_out_of_opcheck() -> None:
         "convolve",
         "convolve_epilogue",
         "convolve_weight_gradient",
+        "sum_rows",
         "max_pool",
         "sum_pool",
         "max_pool_gradient",

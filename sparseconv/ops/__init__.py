@@ -1,7 +1,8 @@
 """``torch.library`` ops: a tensor-only signature, shapes for tracing, and gradients."""
 
 from sparseconv.ops.columns import column_dots, column_moments, scale_shift
-from sparseconv.ops.conv import convolve, convolve_epilogue, convolve_weight_gradient
+from sparseconv.ops.conv import convolve, convolve_epilogue, convolve_weight_gradient, sum_rows
+from sparseconv.ops.flop_formulas import register_flop_formulas
 from sparseconv.ops.pool import max_pool, sum_pool
 
 __all__ = [
@@ -13,4 +14,7 @@ __all__ = [
     "max_pool",
     "scale_shift",
     "sum_pool",
+    "sum_rows",
 ]
+
+register_flop_formulas()

@@ -240,12 +240,31 @@ def _weight_gradient_backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | Non
 convolve_weight_gradient.register_autograd(_weight_gradient_backward, setup_context=_weight_gradient_setup)
 
 
-def sum_rows(grad: Tensor) -> Tensor:
-    """Sum over rows ``[N, C] -> [C]`` in an order that does not depend on the number of threads.
+@torch.library.custom_op("sparseconv::sum_rows", mutates_args=())
+def sum_rows(grad: Tensor) -> Tensor:  # [N, C] -> [C]
+    """Sum over rows in an order that does not depend on the number of threads: the gradient of a bias.
 
-    A bias is a weight on an input of constant one, so its gradient is that weight's.
+    A bias is a weight on an input of constant one, so this is that weight's gradient.
     """
     rows = torch.arange(grad.shape[0], dtype=torch.int32, device=grad.device)
     tap_offsets = torch.arange(2) * grad.shape[0]
     ones = grad.new_ones((grad.shape[0], 1))
-    return convolve_weight_gradient(ones, grad, rows, rows, tap_offsets, rows, rows, 1).reshape(-1)
+    backend = backend_for(grad.device)
+    out = backend.weight_gradient(widen(ones), widen(grad), rows, rows, tap_offsets, 1)
+    return out.reshape(-1).to(grad.dtype)
+
+
+@sum_rows.register_fake
+def _(grad: Tensor) -> Tensor:
+    return grad.new_empty(grad.shape[1])
+
+
+def _sum_rows_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.n_rows = inputs[0].shape[0]
+
+
+def _sum_rows_backward(ctx: Any, cotangent: Tensor) -> Tensor:
+    return cotangent.expand(ctx.n_rows, -1)
+
+
+sum_rows.register_autograd(_sum_rows_backward, setup_context=_sum_rows_setup)

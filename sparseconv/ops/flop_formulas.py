@@ -1,0 +1,120 @@
+"""Multiply-adds of the engine's ops from the shapes of their arguments, for our counts and for torch's counter.
+
+``torch.utils.flop_counter.FlopCounterMode`` then counts them like torch's own convolutions: forward and backward,
+without biases, one multiply-add as two FLOPs. A map's pairs are the length of its rows, so that shapes alone give
+the exact number, under fake tensors too. Pooling is left out, as torch leaves it out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+import torch
+
+Shape = Sequence[int]
+Formula = Callable[..., int]
+
+_COUNTER = "torch.utils.flop_counter"
+
+
+def _convolve(features: Shape, weight: Shape, bias: Shape | None, in_rows: Shape, *_: Any) -> int:
+    return in_rows[0] * weight[0] * weight[2]
+
+
+def _convolve_epilogue(
+    features: Shape,
+    weight: Shape,
+    bias: Shape | None,
+    residual: Shape | None,
+    relu: bool,
+    in_rows: Shape,
+    *_: Any,
+) -> int:
+    return in_rows[0] * weight[0] * weight[2]
+
+
+def _convolve_weight_gradient(
+    features: Shape,
+    grad: Shape,
+    in_rows: Shape,
+    out_rows: Shape,
+    tap_offsets: Shape,
+    back_in_rows: Shape,
+    back_out_rows: Shape,
+    groups: int,
+) -> int:
+    return in_rows[0] * (features[1] // groups) * grad[1]
+
+
+# By the op's name in torch.ops.sparseconv: multiply-adds from the op's arguments in order, tensors as shapes.
+MULTIPLY_ADDS: dict[str, Formula] = {
+    "convolve": _convolve,
+    "convolve_epilogue": _convolve_epilogue,
+    "convolve_weight_gradient": _convolve_weight_gradient,
+}
+
+
+def _flops(formula: Formula) -> Formula:
+    def flops(*arguments: Any, out_shape: Any = None, **named: Any) -> int:
+        return 2 * formula(*arguments, **named)
+
+    return flops
+
+
+def _register(counter: ModuleType) -> None:
+    for name, formula in MULTIPLY_ADDS.items():
+        packet = getattr(torch.ops.sparseconv, name)
+        if packet not in counter.flop_registry:
+            counter.register_flop_formula(packet)(_flops(formula))
+
+
+class _ThenRegister(Loader):
+    """Loads the counter as its own loader does, then tells it about the engine's ops."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        _register(module)
+
+
+class _CounterFinder(MetaPathFinder):
+    """Waits for the first import of the counter, and is gone from ``sys.meta_path`` afterwards."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != _COUNTER:
+            return None
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _ThenRegister(spec.loader)
+        return spec
+
+
+def register_flop_formulas() -> None:
+    """Make ``FlopCounterMode`` count the engine's ops, now or as soon as it is imported.
+
+    Torch's counter imports Triton where that is installed (0.13 s); a program that counts nothing must not pay
+    for it.
+    """
+    counter = sys.modules.get(_COUNTER)
+    if counter is not None and hasattr(counter, "register_flop_formula"):
+        _register(counter)
+    elif not any(isinstance(finder, _CounterFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _CounterFinder())
