@@ -15,7 +15,13 @@ FOLDERS = {"dense_ops": "sparseconv.dense_ops", "datasets": "sparseconv.datasets
 # From the ground up. A module belongs to the longest prefix that names it, and may import its own layer's
 # modules and every lower layer.
 LAYERS = (
-    ("sparseconv.geometry", "sparseconv.compilation", "sparseconv.memoized", "sparseconv.weight_layouts"),
+    (
+        "sparseconv.geometry",
+        "sparseconv.compilation",
+        "sparseconv.memoized",
+        "sparseconv.weight_layouts",
+        "sparseconv.cache_folder",
+    ),
     ("sparseconv.backends.site_keys", "sparseconv.backends"),
     ("sparseconv.kernel_map",),
     ("sparseconv.coordinates",),
@@ -44,7 +50,7 @@ FORBIDDEN = {
     "sparseconv.backends.reference": ("sparseconv.backends.cpu", "numba"),
 }
 # Heavy libraries stay behind the functions that need them.
-LAZY = ("open3d", "laspy", "matplotlib", "numba", "typer", "rich")
+LAZY = ("open3d", "laspy", "matplotlib", "numba", "typer", "rich", "triton")
 
 
 def modules() -> dict[str, Path]:
