@@ -20,29 +20,26 @@ from rich.table import Table
 
 from sparseconv.datasets.open3d_import import open3d_problem
 from sparseconv.flops import ForwardCount, LayerCount, count_forward
-from sparseconv.models import MODELS, build_model
 from sparseconv.nn.conv import SparseConvolution
 from sparseconv.scripts.console import complain, one_line_errors, out, parse_numbers, progress
+from sparseconv.scripts.jobs.request import is_job, run_job
+from sparseconv.scripts.network import (
+    build_network,
+    check_model,
+    describe_weights,
+    network_input,
+    wants_bounded_grid,
+)
 from sparseconv.scripts.output import complete_folder
 from sparseconv.scripts.scan import Scan, grid_for, load_scan
 from sparseconv.tensor import SparseTensor
 from sparseconv.voxel_grid import VoxelGrid
 from sparseconv.voxelization import Voxels, voxelize
 
-# Models that see the whole cloud at one voxel size on an unbounded grid; the others are detectors' backbones.
-_SEGMENTATION = ("MinkUNet14", "MinkUNet18", "MinkUNet34")
 # Fewer points per voxel than this are worth a note.
 _CROWDED = 1.05
 # Columns that a narrow terminal does without, in this order.
 _OPTIONAL = ("kind", "dense", "ratio", "in", "channels")
-
-
-def _network_input(voxels: Voxels) -> SparseTensor:
-    """The voxels as detectors hand them over: with one more layer of cells on top (z), as SECOND has it."""
-    shape = voxels.spatial_shape
-    if shape is None:
-        return voxels.to_sparse()
-    return SparseTensor(voxels.features, voxels.indices, [shape[0] + 1, *shape[1:]], voxels.batch_size)
 
 
 def _run_model(model: torch.nn.Module, voxels: Voxels) -> tuple[ForwardCount, float]:
@@ -50,9 +47,9 @@ def _run_model(model: torch.nn.Module, voxels: Voxels) -> tuple[ForwardCount, fl
     layers = sum(isinstance(module, SparseConvolution) for module in model.modules())
     with progress() as bar:
         task = bar.add_task("first pass (compiles kernels once)", total=layers)
-        first = count_forward(model, _network_input(voxels), lambda: bar.advance(task))
+        first = count_forward(model, network_input(voxels), lambda: bar.advance(task))
         task = bar.add_task("measured pass", total=layers)
-        return count_forward(model, _network_input(voxels), lambda: bar.advance(task)), first.milliseconds
+        return count_forward(model, network_input(voxels), lambda: bar.advance(task)), first.milliseconds
 
 
 def _giga(macs: int, digits: int = 3) -> str:
@@ -98,7 +95,7 @@ def _ratio(dense_macs: int, macs: int) -> str:
 
 def _summary(
     scan: Scan,
-    model: str,
+    model: tuple[str, str],
     voxels: Voxels,
     count: ForwardCount,
     output: SparseTensor,
@@ -118,7 +115,7 @@ def _summary(
             "spatial_shape": voxels.spatial_shape,
         },
         "voxels": len(voxels.indices),
-        "model": {"name": model, "weights": "random, seed 0"},
+        "model": {"name": model[0], "weights": model[1]},
         "layers": [asdict(layer) for layer in count.layers],
         "total": {
             "gflops": 2 * count.macs / 1e9,
@@ -207,29 +204,62 @@ def _describe(scan: Scan, voxels: Voxels, grid: VoxelGrid) -> None:
 
 @one_line_errors
 def run(
-    file: Annotated[Path | None, typer.Argument(help="A point file; default: a simulated street.")] = None,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="A point file; folders, quoted patterns or several files: a big job. Default: a simulated street."
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(help="Backbone by class name.")] = "VoxelBackBone8x",
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("run_output"),
     voxel_size: Annotated[str | None, typer.Option(help="Edge length: one number, or x,y,z.")] = None,
     point_range: Annotated[str | None, typer.Option("--range", help="x0,y0,z0,x1,y1,z1.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the simulated street.")] = 0,
+    weights: Annotated[
+        Path | None, typer.Option(help="A checkpoint of the backbone; default: random weights.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=0, help="Big job: reading processes; 0: none but this. [1]")
+    ] = None,
+    pattern: Annotated[str | None, typer.Option(help="Big job: files of a folder, such as '**/*.bin'.")] = None,
+    save: Annotated[str | None, typer.Option(help="Big job: 'features' keeps each scan's output.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Big job: do again what is done.")] = False,
+    cluster: Annotated[bool, typer.Option("--cluster", help="Big job: with Ray, on this machine.")] = False,
+    ray: Annotated[str | None, typer.Option(help="Big job: with Ray, on the cluster at this address.")] = None,
 ) -> None:
     """Voxelize a scan and push it through a sparse backbone, layer by layer.
 
-    Writes summary.json, features.npz and birds_eye.png into the folder. The backbone's weights are random: what
-    is shown is the work, not detections.
+    Writes summary.json, features.npz and birds_eye.png into the folder. Without --weights the weights are random:
+    what is shown is the work, not detections. Folders, patterns and several files make a big job: results.jsonl
+    has one line for each scan, and a second call goes on where the first one stopped.
     """
-    if model not in MODELS:
-        raise ValueError(f"no model {model!r}; the models are {', '.join(MODELS)}")
+    check_model(model)
     sizes = None if voxel_size is None else parse_numbers(voxel_size, (1, 3), "--voxel-size")
     size = None if sizes is None else tuple(sizes * 3 if len(sizes) == 1 else sizes)
     bounds = None if point_range is None else tuple(parse_numbers(point_range, (6,), "--range"))
+    if is_job(files, jobs, pattern, save, overwrite, cluster or ray is not None):
+        run_job(
+            files,
+            out_dir,
+            model=model,
+            voxel_size=size,
+            point_range=bounds,
+            weights=weights,
+            workers=jobs,
+            pattern=pattern,
+            save=save,
+            overwrite=overwrite,
+            ray_address=ray or ("local" if cluster else None),
+        )
+        return
+    file = files[0] if files else None
+    described = describe_weights(weights)
     if file is None and (problem := open3d_problem()) is not None:
         complain(f"note: {problem}. The street is scanned by the built-in ray caster instead.")
     with progress() as bar:
         bar.add_task("reading the scan" if file else "scanning the street", total=None)
         scan = load_scan(file, seed)
-    grid, bounds = grid_for(scan, model not in _SEGMENTATION, size, bounds)
+    grid, bounds = grid_for(scan, wants_bounded_grid(model), size, bounds)
     start = time.perf_counter()
     voxels = voxelize(scan.points, grid.voxel_size, bounds, nonfinite="drop")
     first_voxelization = time.perf_counter() - start
@@ -241,15 +271,14 @@ def run(
     voxels = voxelize(scan.points, grid.voxel_size, bounds, nonfinite="drop")
     times = {"voxelize_milliseconds": 1000 * (time.perf_counter() - start)}
     _describe(scan, voxels, grid)
-    torch.manual_seed(0)
-    network = build_model(model, voxels.features.shape[1]).eval()
+    network = build_network(model, voxels.features.shape[1], weights)
     with complete_folder(out_dir) as staging:
         count, first_pass = _run_model(network, voxels)
         times["forward_milliseconds"] = count.milliseconds
         times["first_forward_milliseconds"] = first_pass
         times["first_voxelize_milliseconds"] = 1000 * first_voxelization
         output = count.output.encoded
-        title = f"{model}, random weights, {torch.get_num_threads()} threads"
+        title = f"{model}, {weights.name if weights else 'random weights'}, {torch.get_num_threads()} threads"
         out.print(_layer_table(count, title, out.width))
         out.print(
             "in, out: voxels; dense: GFLOPs of the dense layer on the whole grid (unbounded: the occupied box)\n"
@@ -262,7 +291,7 @@ def run(
         out.print(
             f"[bold]output[/bold]  {len(output):,} voxels x {output.features.shape[1]} channels", highlight=False
         )
-        _save(staging, scan, voxels, output, _summary(scan, model, voxels, count, output, times))
+        _save(staging, scan, voxels, output, _summary(scan, (model, described), voxels, count, output, times))
     out.print(f"[bold]wrote[/bold]   {out_dir}/summary.json, features.npz, birds_eye.png", highlight=False)
 
 

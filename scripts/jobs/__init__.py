@@ -1,0 +1,1 @@
+"""Big jobs: many scans through one backbone, resumable, in bounded memory."""

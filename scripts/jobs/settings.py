@@ -1,0 +1,75 @@
+"""What decides a job's numbers: results of two different settings must never stand in one folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparseconv.scripts.network import describe_weights
+from sparseconv.voxel_grid import VoxelGrid
+
+# Raised when a record's meaning changes, so that old results are not taken for new ones.
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Model, weights and grid of a job.
+
+    Attributes:
+        model: a name of the registry.
+        weights: a checkpoint, or None for random weights of seed 0.
+        weights_text: :func:`sparseconv.scripts.network.describe_weights` of it, taken when the job began.
+        voxel_size: x y z, or None for what suits each scan.
+        point_range: x0 y0 z0 x1 y1 z1, or None for what suits each scan.
+    """
+
+    model: str
+    weights: Path | None
+    weights_text: str
+    voxel_size: tuple[float, ...] | None
+    point_range: tuple[float, ...] | None
+
+    @classmethod
+    def create(
+        cls,
+        model: str,
+        weights: Path | None = None,
+        *,
+        voxel_size: tuple[float, ...] | None = None,
+        point_range: tuple[float, ...] | None = None,
+    ) -> Settings:
+        """Settings with the digest of the weights as they are now.
+
+        Raises:
+            ValueError: the weights cannot be read, or voxel size and range make no grid.
+        """
+        if voxel_size is not None:
+            VoxelGrid.create(voxel_size, point_range)
+        path = None if weights is None else weights.absolute()
+        return cls(model, path, describe_weights(path), voxel_size, point_range)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What is written beside the results, and compared before anything is added to them."""
+        return {
+            "format": _FORMAT,
+            "model": self.model,
+            "weights": self.weights_text,
+            "voxel_size": None if self.voxel_size is None else list(self.voxel_size),
+            "range": None if self.point_range is None else list(self.point_range),
+        }
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Every setting that differs, in words; empty where none does."""
+    keys = dict.fromkeys([*before, *now])
+    return "; ".join(
+        f"{key} {_text(before.get(key))} there, {_text(now.get(key))} here"
+        for key in keys
+        if before.get(key) != now.get(key)
+    )
+
+
+def _text(value: Any) -> str:
+    return "chosen for each scan" if value is None else str(value)
