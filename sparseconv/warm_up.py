@@ -11,6 +11,7 @@ from sparseconv import functional as F
 from sparseconv.coordinates import CoordinateHash
 from sparseconv.devoxelization import devoxelize
 from sparseconv.nn import BatchNorm
+from sparseconv.ops import weighted_sum
 from sparseconv.tensor import SparseTensor
 from sparseconv.voxelization import REDUCTIONS, hard_voxelize, voxelize
 
@@ -51,6 +52,13 @@ def _pooling_and_norm(dtype: torch.dtype) -> None:
     (F.max_pool(x, 2).features.sum() + F.avg_pool(norm(x), 2).features.sum()).backward()
 
 
+def _weighted_pairs(dtype: torch.dtype) -> None:
+    features = torch.randn(8, 4, dtype=dtype).requires_grad_()
+    coefficients = torch.randn(8, 2, dtype=dtype).requires_grad_()
+    rows = torch.arange(8, dtype=torch.int32)
+    weighted_sum(features, coefficients, rows, rows, 8).sum().backward()
+
+
 def steps(dtypes: Sequence[torch.dtype] = (torch.float32,)) -> Iterator[tuple[str, Callable[[], None]]]:
     """What :func:`warm_up` does, in named steps for a progress display."""
     yield "voxelization", _voxelization
@@ -60,6 +68,7 @@ def steps(dtypes: Sequence[torch.dtype] = (torch.float32,)) -> Iterator[tuple[st
             ("maps", _maps),
             ("convolution", _convolution),
             ("pooling and norm", _pooling_and_norm),
+            ("weighted pairs", _weighted_pairs),
         ):
             yield f"{label} in {name}", functools.partial(step, dtype)
 

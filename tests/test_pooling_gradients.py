@@ -86,8 +86,11 @@ def test_opcheck_of_every_op(dtype: torch.dtype, rows: int) -> None:
         "convolve_epilogue",
         "convolve_weight_gradient",
         "max_pool",
+        "pair_dots",
         "scale_shift",
         "sum_pool",
+        "sum_rows",
+        "weighted_sum",
     }
     wide = torch.randn(4).requires_grad_().to(torch.promote_types(dtype, torch.float32))
     torch.library.opcheck(ops.scale_shift, (features, wide.detach(), wide.detach()))

@@ -1,14 +1,17 @@
 """Backends: who executes on which device.
 
 A backend is a module with the functions of :class:`Backend`. ``reference`` is plain torch, short, and runs on
-every device; ``cpu`` is Numba. This file is the only place that looks at a device.
+every device; ``cpu`` is Numba, ``cuda`` Numba and Triton. This file is the only place that looks at a device.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import importlib
+import importlib.util
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, cast
 
@@ -17,7 +20,7 @@ from torch import Tensor
 
 from sparseconv.geometry import ConvGeometry
 
-BACKENDS = ("cpu", "reference")
+BACKENDS = ("cpu", "cuda", "reference")
 
 
 class Backend(Protocol):
@@ -100,6 +103,25 @@ class Backend(Protocol):
     ) -> Tensor:
         """Sums over existing inputs ``[n_out, C]``."""
 
+    def weighted_sum(
+        self, features: Tensor, coefficients: Tensor, in_rows: Tensor, out_rows: Tensor, n_out: int
+    ) -> Tensor:
+        """``out[out_rows[p], c] += coefficients[p, c // (C / G)] * features[in_rows[p], c]``: ``[n_out, C]``.
+
+        Here rows may repeat: ``out_rows`` ascend, and a pair with a row of -1 counts nothing. ``coefficients
+        [P, G]`` are in the type of the features.
+
+        Raises:
+            ValueError: a row is out of range, or ``out_rows`` do not ascend.
+        """
+
+    def pair_dots(self, left: Tensor, right: Tensor, left_rows: Tensor, right_rows: Tensor, groups: int) -> Tensor:
+        """Dot product of two rows for each pair and channel group, 0 where a row is -1: ``[P, groups]``.
+
+        Raises:
+            ValueError: a row is out of range.
+        """
+
     def column_moments(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance of each column of ``[N, C]``, N at least 1, in a fixed order of summation."""
 
@@ -136,7 +158,8 @@ def use_backend(name: str) -> Iterator[None]:
     """Execute everything inside the ``with`` block on the named backend.
 
     Args:
-        name: ``"reference"`` (plain torch, every device) or ``"cpu"`` (Numba, CPU tensors only).
+        name: ``"reference"`` (plain torch, every device), ``"cpu"`` (Numba, CPU tensors only) or ``"cuda"``
+            (Numba and Triton; tensors on an NVIDIA GPU, or CPU tensors under Numba's CUDA simulator).
 
     Raises:
         ValueError: no such backend.
@@ -150,20 +173,61 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
+@functools.cache
+def cuda_problem() -> str | None:
+    """Why the ``cuda`` backend cannot execute on this machine's GPU, with the remedy; None where it can."""
+    if torch.version.hip is not None:
+        return "this torch is built for ROCm, and the cuda backend is for NVIDIA GPUs"
+    if importlib.util.find_spec("numba_cuda") is None:
+        return 'numba-cuda is not installed: pip install "sparseconv[cuda]"'
+    reason: str | None = importlib.import_module("sparseconv.backends.cuda.launch").problem()
+    return reason
+
+
+@functools.cache
+def _backend_of_gpu() -> str:
+    reason = cuda_problem()
+    if reason is None:
+        return "cuda"
+    warnings.warn(
+        f"sparseconv executes on the GPU by plain torch (the reference backend), which is slow: {reason}",
+        stacklevel=2,
+    )
+    return "reference"
+
+
 def backend_name(device: torch.device) -> str:
     """Name of the backend that executes on ``device`` now."""
-    return _forced.get() or ("cpu" if device.type == "cpu" else "reference")
+    forced = _forced.get()
+    if forced is not None:
+        return forced
+    if device.type == "cuda":
+        return _backend_of_gpu()
+    return "cpu" if device.type == "cpu" else "reference"
 
 
 def backend_for(device: torch.device) -> Backend:
     """The backend that executes on ``device`` now, imported at its first use.
 
     Raises:
-        ValueError: the ``cpu`` backend was asked for by :func:`use_backend` and the tensor lives elsewhere.
+        ValueError: a backend was asked for by :func:`use_backend` that does not work on this device.
     """
     name = backend_name(device)
     if name == "cpu" and device.type != "cpu":
         raise ValueError(
             f"the cpu backend cannot work on a tensor on {device}; move it with .to('cpu') or leave use_backend"
         )
+    if name == "cuda" and _forced.get() is not None:
+        _check_cuda(device)
     return cast(Backend, importlib.import_module(f"sparseconv.backends.{name}"))
+
+
+def _check_cuda(device: torch.device) -> None:
+    if importlib.util.find_spec("numba_cuda") is None:
+        raise ValueError('the cuda backend needs numba-cuda: pip install "sparseconv[cuda]"')
+    accepted = importlib.import_module("sparseconv.backends.cuda").DEVICE_TYPES
+    if device.type not in accepted:
+        raise ValueError(
+            f"the cuda backend works on tensors on {' or '.join(accepted)} here, got one on {device}; move it, leave "
+            "use_backend, or set NUMBA_ENABLE_CUDASIM=1 before Python starts to simulate a GPU on CPU tensors"
+        )

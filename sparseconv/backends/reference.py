@@ -198,6 +198,33 @@ def sum_pool(features: Tensor, in_rows: Tensor, out_rows: Tensor, tap_offsets: T
     return out
 
 
+def _check_range(rows: Tensor, n_rows: int) -> None:
+    if len(rows) and (int(rows.min()) < -1 or int(rows.max()) >= n_rows):
+        raise ValueError(f"rows must lie in -1 .. {n_rows - 1}, got {int(rows.min())} .. {int(rows.max())}")
+
+
+def weighted_sum(features: Tensor, coefficients: Tensor, in_rows: Tensor, out_rows: Tensor, n_out: int) -> Tensor:
+    _check_range(in_rows, len(features))
+    _check_range(out_rows, n_out)
+    if bool((out_rows.diff() < 0).any()):
+        raise ValueError("out_rows must ascend: sort the pairs by their output rows first")
+    kept = (in_rows >= 0) & (out_rows >= 0)
+    i, o, shares = in_rows[kept].long(), out_rows[kept].long(), coefficients[kept]
+    channels, groups = features.shape[1], shares.shape[1]
+    terms = features[i].reshape(len(i), groups, channels // groups) * shares[:, :, None]
+    return features.new_zeros((n_out, channels)).index_add_(0, o, terms.reshape(len(i), channels))
+
+
+def pair_dots(left: Tensor, right: Tensor, left_rows: Tensor, right_rows: Tensor, groups: int) -> Tensor:
+    _check_range(left_rows, len(left))
+    _check_range(right_rows, len(right))
+    kept = (left_rows >= 0) & (right_rows >= 0)
+    products = left[left_rows[kept].long()] * right[right_rows[kept].long()]
+    out = left.new_zeros((len(kept), groups))
+    out[kept] = products.reshape(len(products), groups, left.shape[1] // groups).sum(2)
+    return out
+
+
 def column_moments(values: Tensor) -> tuple[Tensor, Tensor]:
     wide = values.double()
     mean = wide.mean(0)

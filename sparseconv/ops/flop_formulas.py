@@ -52,11 +52,21 @@ def _convolve_weight_gradient(
     return in_rows[0] * (features[1] // groups) * grad[1]
 
 
+def _weighted_sum(features: Shape, coefficients: Shape, in_rows: Shape, *_: Any) -> int:
+    return in_rows[0] * features[1]
+
+
+def _pair_dots(left: Shape, right: Shape, left_rows: Shape, *_: Any) -> int:
+    return left_rows[0] * left[1]
+
+
 # By the op's name in torch.ops.sparseconv: multiply-adds from the op's arguments in order, tensors as shapes.
 MULTIPLY_ADDS: dict[str, Formula] = {
     "convolve": _convolve,
     "convolve_epilogue": _convolve_epilogue,
     "convolve_weight_gradient": _convolve_weight_gradient,
+    "weighted_sum": _weighted_sum,
+    "pair_dots": _pair_dots,
 }
 
 

@@ -7,6 +7,7 @@ from sparseconv.backends.cpu.kernel_map import kernel_pairs, order_pairs
 from sparseconv.backends.cpu.pool import max_pool, max_pool_gradient, sum_pool
 from sparseconv.backends.cpu.sites import coarse_sites, fine_sites, unique_sites
 from sparseconv.backends.cpu.voxelize import place_points, rank_in_voxel, reduce_points
+from sparseconv.backends.cpu.weighted import pair_dots, weighted_sum
 
 __all__ = [
     "build_index",
@@ -20,6 +21,7 @@ __all__ = [
     "max_pool",
     "max_pool_gradient",
     "order_pairs",
+    "pair_dots",
     "place_points",
     "query",
     "rank_in_voxel",
@@ -28,4 +30,5 @@ __all__ = [
     "sum_pool",
     "unique_sites",
     "weight_gradient",
+    "weighted_sum",
 ]
