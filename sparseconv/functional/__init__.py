@@ -20,23 +20,62 @@ from sparseconv.functional.pool import (
     upsample,
 )
 from sparseconv.functional.select import prune
+from sparseconv.functional.variants.circle import ball_matrix, circle_conv
+from sparseconv.functional.variants.coord import add_coords, coord_conv
+from sparseconv.functional.variants.deformable import deform_conv
+from sparseconv.functional.variants.differences import (
+    central_difference_conv,
+    cross_central_difference_conv,
+    pixel_difference_conv,
+)
+from sparseconv.functional.variants.dynamic_region import dr_conv
+from sparseconv.functional.variants.inception import SparseDilationSearch, ic_conv, search_dilation
+from sparseconv.functional.variants.involution import involution, pool_cells
+from sparseconv.functional.variants.mixture import mixture_conv, od_conv
+from sparseconv.functional.variants.octave import halve, octave_conv
+from sparseconv.functional.variants.separable import (
+    depthwise_separable_conv,
+    flattened_conv,
+    spatially_separable_conv,
+)
 
 __all__ = [
+    "SparseDilationSearch",
     "add",
+    "add_coords",
     "avg_pool",
+    "ball_matrix",
     "batch_norm",
     "cat",
+    "central_difference_conv",
+    "circle_conv",
     "conv_onto",
+    "coord_conv",
+    "cross_central_difference_conv",
+    "deform_conv",
+    "depthwise_separable_conv",
+    "dr_conv",
+    "flattened_conv",
     "global_avg_pool",
     "global_max_pool",
     "global_sum_pool",
     "group_norm",
+    "halve",
+    "ic_conv",
     "instance_norm",
     "inverse_conv",
+    "involution",
     "max_pool",
+    "mixture_conv",
+    "octave_conv",
+    "od_conv",
+    "pixel_difference_conv",
+    "pool_cells",
     "prune",
+    "search_dilation",
     "sparse_conv",
     "sparse_conv_transpose",
+    "spatially_separable_conv",
     "subm_conv",
     "sum_pool",
     "unpool",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from sparseconv import ops
@@ -12,32 +11,19 @@ from sparseconv.compilation import eager
 from sparseconv.functional.naming import recall, remember
 from sparseconv.geometry import ConvGeometry, per_axis
 from sparseconv.kernel_map import KernelMap
+from sparseconv.ops.mapped import sum_features as sum_over
 from sparseconv.ops.precision import widen
 from sparseconv.tensor import NamedMap, SparseTensor, check_sparse
 
 Size = int | Sequence[int]
 
 
-def _sum_over(features: Tensor, kernel_map: KernelMap) -> Tensor:
-    back = kernel_map
-    if torch.is_grad_enabled() and features.requires_grad:
-        back = kernel_map.transposed()
-    return ops.sum_pool(
-        features,
-        kernel_map.in_rows,
-        kernel_map.out_rows,
-        kernel_map.tap_offsets,
-        back.in_rows,
-        back.out_rows,
-        kernel_map.n_out,
-    )
-
-
-def _mean_over(features: Tensor, kernel_map: KernelMap) -> Tensor:
+def mean_over(features: Tensor, kernel_map: KernelMap) -> Tensor:
+    """Mean of the input rows of each output row, 0 where there is none."""
     # A half type holds neither the sum nor the count of many rows.
     wide = widen(features)
     counts = kernel_map.in_counts().clamp(min=1)[:, None].to(wide.dtype)
-    return (_sum_over(wide, kernel_map) / counts).to(features.dtype)
+    return (sum_over(wide, kernel_map) / counts).to(features.dtype)
 
 
 def _pooled_sites(
@@ -109,7 +95,7 @@ def avg_pool(
 ) -> SparseTensor:
     """Mean over the active inputs in reach: divided by how many there are; arguments as :func:`max_pool`."""
     record = _pooled_sites(input, kernel_size, stride, padding, dilation, subm)
-    return _finish(input, _mean_over(input.features, record.kernel_map), record, indice_key)
+    return _finish(input, mean_over(input.features, record.kernel_map), record, indice_key)
 
 
 @eager
@@ -124,7 +110,7 @@ def sum_pool(
 ) -> SparseTensor:
     """Sum over the active inputs in reach; arguments as :func:`max_pool`."""
     record = _pooled_sites(input, kernel_size, stride, padding, dilation, subm)
-    return _finish(input, _sum_over(input.features, record.kernel_map), record, indice_key)
+    return _finish(input, sum_over(input.features, record.kernel_map), record, indice_key)
 
 
 @eager
@@ -138,7 +124,7 @@ def unpool(input: SparseTensor, indice_key: str) -> SparseTensor:
     """
     check_sparse(input, "unpool")
     record = recall(input, indice_key)
-    features = _mean_over(input.features, record.kernel_map.transposed())
+    features = mean_over(input.features, record.kernel_map.transposed())
     return SparseTensor.from_coordinates(features, record.inputs, input.named_maps)
 
 
@@ -149,7 +135,7 @@ def upsample(input: SparseTensor, scale: Size) -> SparseTensor:
     steps = per_axis(scale, input.ndim, "scale", minimum=1, maximum=1 << 10)
     geometry = ConvGeometry.create(input.ndim, steps, steps)
     sites, kernel_map = input.coordinates.upsample(geometry, (0,) * input.ndim)
-    features = _sum_over(input.features, kernel_map)
+    features = sum_over(input.features, kernel_map)
     return SparseTensor.from_coordinates(features, sites, input.named_maps)
 
 
@@ -172,11 +158,11 @@ def global_max_pool(input: SparseTensor) -> Tensor:
 def global_sum_pool(input: SparseTensor) -> Tensor:
     """Sum over each sample's sites: ``[B, C]``, 0 for an empty sample."""
     check_sparse(input, "global_sum_pool")
-    return _sum_over(input.features, input.coordinates.batch_map())
+    return sum_over(input.features, input.coordinates.batch_map())
 
 
 @eager
 def global_avg_pool(input: SparseTensor) -> Tensor:
     """Mean over each sample's sites: ``[B, C]``, 0 for an empty sample."""
     check_sparse(input, "global_avg_pool")
-    return _mean_over(input.features, input.coordinates.batch_map())
+    return mean_over(input.features, input.coordinates.batch_map())

@@ -58,6 +58,8 @@ from sparseconv.nn.pool import (
     SparseUnpool,
     SparseUpsample,
 )
+from sparseconv.nn.variants import *  # noqa: F403 - every dimension of every variant
+from sparseconv.nn.variants import __all__ as _variants
 
 __all__ = [
     "SparseModule",
@@ -121,4 +123,5 @@ __all__ = [
     "Add",
     "Concatenate",
     "Prune",
+    *_variants,
 ]

@@ -1,0 +1,182 @@
+"""Inception convolution: a dilation of its own for each output channel."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from sparseconv import functional as F
+from sparseconv.functional.variants.inception import check_odd, pattern_maps
+from sparseconv.kernel_map import KernelMap
+from sparseconv.nn.conv import SparseConvolution
+from sparseconv.nn.variants.base import (
+    Size,
+    VariantConvolution,
+    new_parameter,
+    plain_convolution,
+    uniform_by_fan_,
+)
+from sparseconv.tensor import SparseTensor
+
+
+def parse_patterns(pattern_dist: Mapping[Any, int], ndim: int) -> list[tuple[tuple[int, ...], int]]:
+    """Patterns of ``{"(d_0 - 1, d_1 - 1, ..)": channels}``; keys may be tuples too, and empty ones are left out.
+
+    Raises:
+        ValueError: a key that is not ``ndim`` numbers >= 0, or a negative number of channels.
+    """
+    patterns = []
+    for key, count in pattern_dist.items():
+        try:
+            steps = tuple(ast.literal_eval(key) if isinstance(key, str) else key)
+            valid = len(steps) == ndim and min(steps) >= 0 and count >= 0
+        except (TypeError, ValueError, SyntaxError):
+            valid = False
+        if not valid:
+            raise ValueError(
+                f"pattern_dist maps {ndim} dilations less one, (d - 1, ..), to a number of channels, got {key!r}: "
+                f"{count!r}; dilation 1 is 0"
+            )
+        if count:
+            patterns.append((tuple(int(step) + 1 for step in steps), count))
+    return patterns
+
+
+class ICConvolution(VariantConvolution):
+    """Inception convolution: :func:`sparseconv.functional.ic_conv`.
+
+    Args:
+        pattern_dist: ``{"(dy-1, dx-1)": channels}``, one number for each axis; output channels stand in its order.
+        inplanes: ``C``.
+        planes: ``O``.
+        kernel_size: odd sides.
+        stride: as in :class:`SparseConvolution`; 1 in the submanifold classes.
+        groups: channel groups within each pattern.
+        bias: whether there is a bias.
+        **factory: device and dtype.
+
+    Attributes:
+        weight: ``[O, *kernel, C / groups]``.
+        bias: ``[O]`` or None.
+
+    Raises:
+        ValueError: channels that do not sum to ``planes`` or do not divide by ``groups``, or an even kernel side.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        pattern_dist: Mapping[Any, int],
+        inplanes: int,
+        planes: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        groups: int = 1,
+        bias: bool = False,
+        **factory: Any,
+    ) -> None:
+        super().__init__(inplanes, planes, kernel_size, stride, 0, 1, groups)
+        check_odd(self.kernel_size)
+        self.patterns = parse_patterns(pattern_dist, self._ndim)
+        counts = [count for _, count in self.patterns]
+        if sum(counts) != planes:
+            raise ValueError(f"the channels of pattern_dist must sum to planes = {planes}, got {sum(counts)}")
+        if any(count % groups for count in counts):
+            raise ValueError(f"the channels of each pattern must divide by groups = {groups}, got {counts}")
+        self.weight = new_parameter(planes, *self.kernel_size, inplanes // groups, **factory)
+        self.register_parameter("bias", new_parameter(planes, **factory) if bias else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform in +-1/sqrt(fan_in), as :class:`SparseConvolution`."""
+        uniform_by_fan_(self.weight, self.bias)
+
+    def forward(self, input: SparseTensor) -> SparseTensor:
+        """See :func:`sparseconv.functional.ic_conv`."""
+        return F.ic_conv(input, self.weight, self.patterns, self.bias, self.stride, self.groups, subm=self.subm)
+
+    def kernel_maps(self, input: SparseTensor) -> list[KernelMap]:
+        """The pairs of each pattern."""
+        dilations = [dilation for dilation, _ in self.patterns]
+        return pattern_maps(input, self.kernel_size, dilations, self.stride, self.subm)[1]
+
+    def kernel_map(self, input: SparseTensor) -> NoReturn:
+        """There is one for each pattern: see :meth:`kernel_maps`.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("an ICConv layer has a map for each pattern: use kernel_maps(input)")
+
+    def macs(self, input: SparseTensor) -> int:
+        """Exact multiply-adds: each pattern's pairs times its channels."""
+        return sum(
+            kernel_map.macs(self.in_channels, count, self.groups)
+            for kernel_map, (_, count) in zip(self.kernel_maps(input), self.patterns, strict=True)
+        )
+
+    def to_conv(self) -> SparseConvolution:
+        """The plain convolution with the largest pattern's extent that gives the same output; without groups.
+
+        A Sparse class's plain layer also has the sites that only taps of weight 0 reach; there it gives its bias.
+        """
+        reach = [
+            max(dilation[axis] for dilation, _ in self.patterns) * (side // 2)
+            for axis, side in enumerate(self.kernel_size)
+        ]
+        depth = self.in_channels // self.groups
+        with torch.no_grad():
+            weight = self.weight.new_zeros(self.out_channels, *(2 * r + 1 for r in reach), self.in_channels)
+            start = 0
+            for dilation, count in self.patterns:
+                taps = tuple(
+                    slice(r - d * (k // 2), r + d * (k // 2) + 1, d)
+                    for r, d, k in zip(reach, dilation, self.kernel_size, strict=True)
+                )
+                width = count // self.groups
+                for group in range(self.groups):
+                    rows = slice(start + group * width, start + (group + 1) * width)
+                    weight[(rows, *taps, slice(group * depth, (group + 1) * depth))] = self.weight[rows]
+                start += count
+        return plain_convolution(weight, self.bias, self, padding=reach, groups=1)
+
+    def extra_repr(self) -> str:
+        """Its arguments."""
+        return f"{super().extra_repr()}, patterns={self.patterns}"
+
+
+class SubMICConv1d(ICConvolution, ndim=1, subm=True):
+    """In 1D, on the input's sites; see :class:`ICConvolution`."""
+
+
+class SubMICConv2d(ICConvolution, ndim=2, subm=True):
+    """In 2D, on the input's sites; see :class:`ICConvolution`."""
+
+
+class SubMICConv3d(ICConvolution, ndim=3, subm=True):
+    """In 3D, on the input's sites; see :class:`ICConvolution`."""
+
+
+class SubMICConv4d(ICConvolution, ndim=4, subm=True):
+    """In 4D, on the input's sites; see :class:`ICConvolution`."""
+
+
+class SparseICConv1d(ICConvolution, ndim=1):
+    """In 1D, on every site in reach; see :class:`ICConvolution`."""
+
+
+class SparseICConv2d(ICConvolution, ndim=2):
+    """In 2D, on every site in reach; see :class:`ICConvolution`."""
+
+
+class SparseICConv3d(ICConvolution, ndim=3):
+    """In 3D, on every site in reach; see :class:`ICConvolution`."""
+
+
+class SparseICConv4d(ICConvolution, ndim=4):
+    """In 4D, on every site in reach; see :class:`ICConvolution`."""
