@@ -12,11 +12,11 @@ from torch.utils.checkpoint import checkpoint
 from sparseconv import ops
 from sparseconv.compilation import eager
 from sparseconv.coordinates import Coordinates
-from sparseconv.functional.conv import convolve_features
 from sparseconv.functional.variants.differences import check_missing
 from sparseconv.functional.variants.placement import Size, check_kernel_axes
 from sparseconv.geometry import MAX_CELLS, ConvGeometry
 from sparseconv.kernel_map import KernelMap
+from sparseconv.ops.mapped import convolve_features
 from sparseconv.tensor import SparseTensor, check_sparse
 
 # Bytes of the look-ups and samples of one chunk of rows; with gradients a few times that are alive at once.

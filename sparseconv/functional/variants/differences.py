@@ -7,7 +7,6 @@ from torch import Tensor
 
 from sparseconv.compilation import eager
 from sparseconv.difference_taps import DifferenceTaps, central_taps, cross_taps, pixel_kind, pixel_taps
-from sparseconv.functional.conv import convolve_features
 from sparseconv.functional.variants.folded import convolve_folded, folded_map
 from sparseconv.functional.variants.placement import (
     Size,
@@ -19,6 +18,7 @@ from sparseconv.functional.variants.placement import (
 )
 from sparseconv.geometry import MAX_PADDING, MAX_STEP, per_axis
 from sparseconv.kernel_map import KernelMap
+from sparseconv.ops.mapped import convolve_features
 from sparseconv.tensor import NamedMap, SparseTensor, check_sparse
 
 MISSING = ("zero", "ignore")

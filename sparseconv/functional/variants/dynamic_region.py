@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sparseconv.compilation import eager
-from sparseconv.functional.conv import convolve_features
 from sparseconv.functional.variants.placement import (
     Size,
     batch_of,
@@ -19,6 +18,7 @@ from sparseconv.functional.variants.placement import (
     placed,
     regrouped,
 )
+from sparseconv.ops.mapped import convolve_features
 from sparseconv.tensor import NamedMap, SparseTensor, check_sparse
 
 

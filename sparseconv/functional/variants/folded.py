@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparseconv.functional.conv import convolve_features
 from sparseconv.functional.variants.placement import keep_taps
 from sparseconv.kernel_map import KernelMap
+from sparseconv.ops.mapped import convolve_features
 from sparseconv.tensor import NamedMap
 
 

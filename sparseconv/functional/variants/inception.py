@@ -13,7 +13,7 @@ from torch import Tensor
 from sparseconv.backends import backend_for
 from sparseconv.compilation import eager
 from sparseconv.coordinates import Coordinates
-from sparseconv.functional.conv import convolve_features, subm_conv
+from sparseconv.functional.conv import subm_conv
 from sparseconv.functional.variants.placement import (
     Size,
     check_kernel_axes,
@@ -22,6 +22,7 @@ from sparseconv.functional.variants.placement import (
 )
 from sparseconv.geometry import ConvGeometry
 from sparseconv.kernel_map import KernelMap
+from sparseconv.ops.mapped import convolve_features
 from sparseconv.ops.precision import widen
 from sparseconv.tensor import SparseTensor, check_sparse
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from sparseconv.compilation import eager
-from sparseconv.functional.conv import convolve_features
 from sparseconv.functional.variants.placement import (
     Size,
     batch_of,
@@ -15,6 +14,7 @@ from sparseconv.functional.variants.placement import (
     per_sample,
     placed,
 )
+from sparseconv.ops.mapped import convolve_features
 from sparseconv.tensor import NamedMap, SparseTensor, check_sparse
 
 FUSIONS = ("kernel", "output")

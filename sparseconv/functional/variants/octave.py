@@ -8,9 +8,10 @@ from torch import Tensor
 
 from sparseconv.compilation import eager
 from sparseconv.functional.conv import subm_conv
-from sparseconv.functional.pool import mean_over, sum_over, upsample
+from sparseconv.functional.pool import mean_over, upsample
 from sparseconv.functional.variants.differences import check_missing
 from sparseconv.functional.variants.placement import Size, cells
+from sparseconv.ops.mapped import sum_features
 from sparseconv.tensor import SparseTensor, check_sparse
 
 # High and low frequency; the low one lies on the occupied cells of 2 sites a side of the high one.
@@ -32,7 +33,7 @@ def halve(input: SparseTensor, missing: str = "ignore") -> SparseTensor:
     if missing == "ignore":
         features = mean_over(input.features, kernel_map)
     else:
-        features = sum_over(input.features, kernel_map) / 2**input.ndim
+        features = sum_features(input.features, kernel_map) / 2**input.ndim
     return SparseTensor.from_coordinates(features, sites, input.named_maps)
 
 
@@ -46,7 +47,7 @@ def repeat(input: SparseTensor, like: SparseTensor) -> SparseTensor:
     _check_cells(input, like)
     _, kernel_map = cells(like.coordinates, 2)
     return SparseTensor.from_coordinates(
-        sum_over(input.features, kernel_map.transposed()), like.coordinates, input.named_maps
+        sum_features(input.features, kernel_map.transposed()), like.coordinates, input.named_maps
     )
 
 
