@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from sparseconv.compilation import eager
 from sparseconv.dense_ops.conv import Conv2d
-from sparseconv.dense_ops.executor import as_image, as_rows, as_taps, convolve_rows, image_shape
+from sparseconv.dense_ops.executor import as_image, as_rows, as_taps, image_shape
 from sparseconv.dense_ops.flops import Flops, count_parameters
 from sparseconv.dense_ops.index_map import batched_map, remembered
 from sparseconv.dense_ops.row_chunks import by_row_chunks
 from sparseconv.dense_ops.window import Size, Window
 from sparseconv.kernel_map import KernelMap
+from sparseconv.ops.mapped import convolve_features
 
 
 def _patch_map(n_rows: int, taps: int, device: torch.device) -> KernelMap:
@@ -129,7 +130,7 @@ def deform_conv2d(
         key = ("patches", n_rows, taps, rows.device)
         kernel_map = remembered(key, lambda: _patch_map(n_rows, taps, rows.device))
         patches = sampled.to(rows.dtype).reshape(n_rows * taps, channels)
-        return convolve_rows(patches, weight, bias, kernel_map, channels // weight.shape[2])
+        return convolve_features(patches, weight, bias, kernel_map, channels // weight.shape[2])
 
     bytes_per_row = 4 * taps * channels * max(4, rows.element_size())
     output = by_row_chunks(chunk, batch_size * window.n_out, bytes_per_row, tuple(tensors))

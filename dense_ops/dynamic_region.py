@@ -12,12 +12,13 @@ from torch.nn import functional as F
 
 from sparseconv.compilation import eager
 from sparseconv.dense_ops.conv import Conv2d
-from sparseconv.dense_ops.executor import as_image, as_rows, convolve_rows, image_shape
+from sparseconv.dense_ops.executor import as_image, as_rows, image_shape
 from sparseconv.dense_ops.flops import Flops, count_parameters, split_shape
 from sparseconv.dense_ops.index_map import window_map
 from sparseconv.dense_ops.mixture import global_average
 from sparseconv.dense_ops.window import Padding, Pair, Size, Window
 from sparseconv.kernel_map import KernelMap
+from sparseconv.ops.mapped import convolve_features
 
 GENERATORS = ("paper", "mix")
 
@@ -73,7 +74,7 @@ class _StraightThrough(torch.autograd.Function):
             # One region's output at a time.
             for region in range(weight.shape[1]):
                 taps = _region_taps(weight[:, region : region + 1])
-                columns.append((grad * convolve_rows(rows, taps, None, every)).sum(1))
+                columns.append((grad * convolve_features(rows, taps, None, every)).sum(1))
             grad_scores = torch.stack(columns, 1).to(ctx.dtype)
         return (
             grad,
@@ -127,11 +128,9 @@ def dr_conv2d(
     wanted = [batch_size, n_regions, *window.out_shape]
     if list(guide.shape) != wanted:
         raise ValueError(f"the guide must have shape {wanted}, got {list(guide.shape)}")
-    if batch_size == 0:
-        return input.new_zeros((0, weight.shape[2], *window.out_shape))
     rows, guides = as_rows(input), as_rows(guide)
     kernel_map = region_map(window, batch_size, guides.argmax(1), n_regions)
-    output = convolve_rows(rows, _region_taps(weight), None, kernel_map)
+    output = convolve_features(rows, _region_taps(weight), None, kernel_map)
     if torch.is_grad_enabled() and guide.requires_grad:
         scores = torch.softmax(guides, dim=1)
         output = _StraightThrough.apply(output, scores, rows.detach(), weight.detach(), window, batch_size)

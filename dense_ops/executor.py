@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sparseconv.dense_ops.index_map import window_map
 from sparseconv.dense_ops.padding import padded_map
 from sparseconv.dense_ops.window import Pair, Window
-from sparseconv.kernel_map import KernelMap
-from sparseconv.ops import convolve, sum_pool
+from sparseconv.ops.mapped import convolve_features, sum_features
 
 
 def as_rows(input: Tensor) -> Tensor:
@@ -44,70 +42,6 @@ def image_shape(input: Tensor) -> Pair:
     return input.shape[2], input.shape[3]
 
 
-def _check(rows: Tensor, taps: Tensor, bias: Tensor | None, groups: int) -> None:
-    c_out, _, depth = taps.shape
-    if rows.shape[1] != depth * groups:
-        raise ValueError(
-            f"the input has {rows.shape[1]} channels, and the weight with groups {groups} takes {depth * groups}"
-        )
-    if c_out % groups:
-        raise ValueError(f"the {c_out} output channels cannot be cut into {groups} groups")
-    if bias is not None and bias.shape != (c_out,):
-        raise ValueError(
-            f"the bias must have shape [{c_out}], one value for each output channel, got {list(bias.shape)}"
-        )
-    for name, parameter in (("weight", taps), ("bias", bias)):
-        if parameter is not None and (parameter.dtype, parameter.device) != (rows.dtype, rows.device):
-            raise TypeError(
-                f"the input is {rows.dtype} on {rows.device} and the {name} is {parameter.dtype} on "
-                f"{parameter.device}: convert one of them with .to(), or use torch.autocast"
-            )
-
-
-def convolve_rows(
-    rows: Tensor, taps: Tensor, bias: Tensor | None, kernel_map: KernelMap, groups: int = 1
-) -> Tensor:
-    """Run ``taps [O, K, C / groups]`` over a map: ``[n_in, C]`` to ``[n_out, O]``.
-
-    Raises:
-        TypeError: input and weight differ in type or device.
-        ValueError: shapes do not fit.
-    """
-    device = rows.device.type
-    if torch.is_autocast_enabled(device) and rows.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
-        rows, taps = rows.to(dtype), taps.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-    _check(rows, taps, bias, groups)
-    back = kernel_map.transposed()
-    return convolve(
-        rows,
-        taps,
-        bias,
-        kernel_map.in_rows,
-        kernel_map.out_rows,
-        kernel_map.tap_offsets,
-        back.in_rows,
-        back.out_rows,
-        kernel_map.n_out,
-        groups,
-    )
-
-
-def sum_over(rows: Tensor, kernel_map: KernelMap) -> Tensor:
-    """Sum the input rows of each output row: ``[n_in, C]`` to ``[n_out, C]``."""
-    back = kernel_map.transposed()
-    return sum_pool(
-        rows,
-        kernel_map.in_rows,
-        kernel_map.out_rows,
-        kernel_map.tap_offsets,
-        back.in_rows,
-        back.out_rows,
-        kernel_map.n_out,
-    )
-
-
 def convolve_window(
     input: Tensor,
     taps: Tensor,
@@ -119,9 +53,9 @@ def convolve_window(
     """Convolve ``[N, C, H, W]`` with ``taps [O, K, C / groups]``, one for each offset of the window."""
     rows, batch_size = as_rows(input), input.shape[0]
     if padding_mode != "zeros" and window.padding != ((0, 0), (0, 0)):
-        rows = sum_over(rows, padded_map(window, batch_size, padding_mode, rows.device))
+        rows = sum_features(rows, padded_map(window, batch_size, padding_mode, rows.device))
         window = window.on_padded_image()
-    rows = convolve_rows(rows, taps, bias, window_map(window, batch_size, rows.device), groups)
+    rows = convolve_features(rows, taps, bias, window_map(window, batch_size, rows.device), groups)
     return as_image(rows, batch_size, window.out_shape)
 
 
@@ -141,11 +75,11 @@ def convolve_per_sample(
         groups: channel groups.
     """
     batch_size, c_out = weight.shape[:2]
-    if batch_size == 0:
-        return input.new_zeros((0, c_out, *window.out_shape))
     # [N, O, C/g, K] to [O, N K, C/g]
     taps = weight.flatten(3).permute(1, 0, 3, 2).reshape(c_out, batch_size * len(window.offsets), weight.shape[2])
     rows = as_rows(input)
-    rows = convolve_rows(rows, taps, None, window_map(window, batch_size, rows.device, per_sample=True), groups)
+    rows = convolve_features(
+        rows, taps, None, window_map(window, batch_size, rows.device, per_sample=True), groups
+    )
     image = as_image(rows, batch_size, window.out_shape)
     return image if bias is None else image + bias[:, :, None, None].to(image.dtype)

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from sparseconv.compilation import eager
 from sparseconv.dense_ops.conv import Conv2d, conv2d
-from sparseconv.dense_ops.executor import as_image, as_rows, sum_over
+from sparseconv.dense_ops.executor import as_image, as_rows
 from sparseconv.dense_ops.flops import Flops, count_parameters, split_shape
 from sparseconv.dense_ops.index_map import window_map
 from sparseconv.dense_ops.window import Padding, Pair, Size, Window
+from sparseconv.ops.mapped import sum_features
 
 # High and low frequency; the low one has half the height and width.
 Octaves = tuple[Tensor | None, Tensor | None]
@@ -37,7 +38,7 @@ def average_cells(input: Tensor, factor: int = 2) -> Tensor:
     """
     rows, batch_size = as_rows(input), input.shape[0]
     window = _cells(input.shape[2:], factor)
-    pooled = sum_over(rows, window_map(window, batch_size, rows.device))
+    pooled = sum_features(rows, window_map(window, batch_size, rows.device))
     return as_image(pooled, batch_size, window.out_shape) / factor**2
 
 
@@ -45,7 +46,7 @@ def repeat_cells(input: Tensor, factor: int = 2) -> Tensor:
     """Each pixel as a cell of ``factor x factor``: nearest-neighbour upsampling."""
     rows, (batch_size, _, height, width) = as_rows(input), input.shape
     window = _cells((factor * height, factor * width), factor)
-    grown = sum_over(rows, window_map(window, batch_size, rows.device).transposed())
+    grown = sum_features(rows, window_map(window, batch_size, rows.device).transposed())
     return as_image(grown, batch_size, window.in_shape)
 
 

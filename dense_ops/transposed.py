@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from sparseconv.compilation import eager
-from sparseconv.dense_ops.executor import as_image, as_rows, convolve_rows
+from sparseconv.dense_ops.executor import as_image, as_rows
 from sparseconv.dense_ops.flops import Flops, count_parameters, split_shape
 from sparseconv.dense_ops.index_map import geometry_window, window_map
 from sparseconv.dense_ops.window import Pair, Size, Window
 from sparseconv.geometry import ConvGeometry, per_axis
+from sparseconv.ops.mapped import convolve_features
 
 
 def _paired_window(
@@ -77,7 +78,7 @@ def conv_transpose2d(
     grouped = weight.flatten(2).reshape(groups, channels // groups, weight.shape[1], -1)
     taps = grouped.permute(0, 2, 3, 1).reshape(groups * weight.shape[1], -1, channels // groups)
     kernel_map = window_map(window, batch_size, rows.device).transposed()
-    return as_image(convolve_rows(rows, taps, bias, kernel_map, groups), batch_size, window.in_shape)
+    return as_image(convolve_features(rows, taps, bias, kernel_map, groups), batch_size, window.in_shape)
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):

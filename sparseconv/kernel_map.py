@@ -60,7 +60,7 @@ class KernelMap:
                 f"tap_offsets must be int64 on the CPU, got {self.tap_offsets.dtype} on {self.tap_offsets.device}"
             )
         offsets = self.tap_offsets
-        if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(self.in_rows) or (offsets.diff() < 0).any():
+        if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != len(self.in_rows) or (offsets.diff() < 0).any():
             raise ValueError(
                 f"tap_offsets must ascend from 0 to the number of pairs, {len(self.in_rows)}, got "
                 f"{offsets.tolist()}"

@@ -16,6 +16,7 @@ import sparseconv as sc
 import sparseconv.functional as F
 from sparseconv import ConvGeometry, SparseTensor
 from sparseconv.functional.conv import convolve_features
+from sparseconv.kernel_map import KernelMap
 
 SHAPES = {1: (40,), 2: (9, 14), 3: (5, 6, 7), 4: (3, 4, 4, 5)}
 BATCHES = (0, 2)  # sample 1 of 3 is empty
@@ -347,6 +348,21 @@ def test_a_bias_of_another_shape_is_refused(backend: str, shape: tuple[int, ...]
 def test_a_bias_of_another_type_is_refused(backend: str) -> None:
     with pytest.raises(TypeError, match="bias"):
         F.subm_conv(small(), torch.randn(4, 3, 3, 3), torch.randn(4).double())
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_map_without_taps_gives_the_bias(backend: str, groups: int) -> None:
+    """Kernels of their own for each sample of an empty batch are such a map."""
+    none = torch.empty(0, dtype=torch.int32)
+    kernel_map = KernelMap(none, none, torch.zeros(1, dtype=torch.int64), 4, 2, True)
+    features = torch.randn(4, 3, requires_grad=True)
+    weight = torch.randn(6, 0, 3 // groups, requires_grad=True)
+    bias = torch.randn(6, requires_grad=True)
+    out = convolve_features(features, weight, bias, kernel_map, groups)
+    assert torch.equal(out, bias.detach().expand(2, 6))
+    wanted = (torch.zeros(4, 3), torch.zeros(6, 0, 3 // groups), torch.full((6,), 2.0))
+    for found, zeros in zip(torch.autograd.grad(out.sum(), (features, weight, bias)), wanted, strict=True):
+        assert torch.equal(found, zeros)
 
 
 def test_features_of_another_number_of_rows_are_refused(backend: str) -> None:

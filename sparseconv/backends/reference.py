@@ -169,6 +169,8 @@ def weight_gradient(
     g = grad.reshape(len(grad), groups, c_out // groups)
     with torch.autocast(features.device.type, enabled=False):
         taps = [torch.einsum("pgo,pgc->goc", g[o], x[i]) for i, o in _taps(in_rows, out_rows, tap_offsets)]
+    if not taps:
+        return grad.new_empty((c_out, 0, depth))
     return torch.stack(taps, 2).reshape(c_out, len(taps), depth)
 
 

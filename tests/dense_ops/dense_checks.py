@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparseconv.dense_ops import executor
+from sparseconv.ops import mapped
 
 F64 = torch.float64
 
@@ -50,14 +50,14 @@ def gradcheck(function: Callable[..., Tensor], *tensors: Tensor) -> None:
 def counted_macs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Multiply-adds of every call that reaches the engine's convolution: pairs x depth x output channels."""
     calls: list[int] = []
-    run = executor.convolve
+    run = mapped.convolve
 
     def counting(features, weight, bias, in_rows, *rest):
         calls.append(len(in_rows) * weight.shape[0] * weight.shape[2])
         return run(features, weight, bias, in_rows, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(executor, "convolve", counting)
+        patch.setattr(mapped, "convolve", counting)
         yield calls
 
 
