@@ -11,10 +11,11 @@ from sparseconv.compilation import eager
 from sparseconv.dense_ops.conv import Conv2d
 from sparseconv.dense_ops.executor import as_image, as_rows, as_taps, image_shape
 from sparseconv.dense_ops.flops import Flops, count_parameters
-from sparseconv.dense_ops.index_map import batched_map, remembered
+from sparseconv.dense_ops.index_map import batched_map, check_pixels, remembered
 from sparseconv.dense_ops.row_chunks import by_row_chunks
-from sparseconv.dense_ops.window import Size, Window
+from sparseconv.dense_ops.window import Pair, Size, Window
 from sparseconv.kernel_map import KernelMap
+from sparseconv.ops import weighted_sum
 from sparseconv.ops.mapped import convolve_features
 
 
@@ -24,35 +25,31 @@ def _patch_map(n_rows: int, taps: int, device: torch.device) -> KernelMap:
     return batched_map([(rows * taps + tap, rows) for tap in range(taps)], n_rows * taps, n_rows, 1)
 
 
-def _sample(
-    rows: Tensor,  # [N H W * G, C / G]
+def _corners(
     position: Tensor,  # [R, K, G, 2] as (y, x)
     image: Tensor,  # [R]
-    shape: tuple[int, int],
-) -> Tensor:  # [R, K, G, C / G]
-    """Bilinear samples; pixels outside the image count as 0. The cell is a constant of the gradient."""
+    shape: Pair,
+) -> tuple[Tensor, Tensor]:  # [R, K, G, 4], [R, K, G, 4]
+    """Rows of the four pixels round each place (-1 outside the image), and each one's bilinear share.
+
+    The cell is a constant of the gradient. A place that is not a number keeps a pixel, and its sample is not one
+    either.
+    """
     height, width = shape
     groups = position.shape[2]
     low = position.detach().floor()
     part = position - low
     # Far outside is as good as just outside, and cannot overflow.
-    cell_y = low[..., 0].clamp(-2, height).long()
-    cell_x = low[..., 1].clamp(-2, width).long()
-    group = torch.arange(groups, device=rows.device)
-    sampled: Tensor | None = None
-    for dy in (0, 1):
-        for dx in (0, 1):
-            y, x = cell_y + dy, cell_x + dx
-            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-            share = (part[..., 0] if dy else 1 - part[..., 0]) * (part[..., 1] if dx else 1 - part[..., 1])
-            share = share * inside.to(share.dtype)
-            pixel = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-            index = (image[:, None, None] * (height * width) + pixel) * groups + group
-            corner = rows.index_select(0, index.reshape(-1)).reshape(*index.shape, rows.shape[1])
-            corner = corner * share[..., None]
-            sampled = corner if sampled is None else sampled + corner
-    assert sampled is not None  # four corners
-    return sampled
+    cell = low.nan_to_num(0.0)
+    top, left = cell[..., 0].clamp(-2, height).int(), cell[..., 1].clamp(-2, width).int()
+    y = torch.stack([top, top + 1], -1)[..., :, None]
+    x = torch.stack([left, left + 1], -1)[..., None, :]
+    first = image[:, None, None] * (height * width * groups) + torch.arange(groups, device=image.device)
+    rows = first.int()[..., None, None] + (y * width + x) * groups
+    inside = ((y >= 0) & (y < height)) & ((x >= 0) & (x < width))
+    beside = torch.stack([1 - part, part], -1)
+    shares = beside[..., 0, :, None] * beside[..., 1, None, :]
+    return torch.where(inside, rows, -1).flatten(3), shares.flatten(3)
 
 
 def _check_channels(name: str, tensor: Tensor, channels: int, batch_size: int, shape: Sequence[int]) -> None:
@@ -106,6 +103,7 @@ def deform_conv2d(
             f"and the weight [O, C / groups, kh, kw], got {list(offset.shape)} and {list(weight.shape)}"
         )
     _check_channels("offset", offset, 2 * groups * taps, batch_size, window.out_shape)
+    check_pixels(batch_size * groups, shape)
     rows = as_rows(input).reshape(-1, channels // groups)
     # Half precisions would place samples on a coarse grid.
     sampling = torch.float32 if offset.dtype in (torch.float16, torch.bfloat16) else offset.dtype
@@ -123,13 +121,16 @@ def deform_conv2d(
         width = window.out_shape[1]
         corner = torch.stack([pixel // width, pixel % width], 1) * stride_yx
         base = (corner[:, None] + taken).to(shifts.dtype)  # [R, K, 2]
-        sampled = _sample(rows, base[:, :, None] + shifts[start:stop], image, shape)
+        pixels, shares = _corners(base[:, :, None] + shifts[start:stop], image, shape)
         if masks:
-            sampled = sampled * masks[0][start:stop, :, :, None]
+            shares = shares * masks[0][start:stop, :, :, None]
         n_rows = stop - start
+        n_samples = n_rows * taps * groups
+        samples = torch.arange(n_samples, dtype=torch.int32, device=rows.device).repeat_interleave(4)
+        patches = weighted_sum(rows, shares.reshape(-1, 1), pixels.reshape(-1), samples, n_samples)
+        patches = patches.reshape(n_rows * taps, channels)
         key = ("patches", n_rows, taps, rows.device)
         kernel_map = remembered(key, lambda: _patch_map(n_rows, taps, rows.device))
-        patches = sampled.to(rows.dtype).reshape(n_rows * taps, channels)
         return convolve_features(patches, weight, bias, kernel_map, channels // weight.shape[2])
 
     bytes_per_row = 4 * taps * channels * max(4, rows.element_size())

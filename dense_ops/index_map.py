@@ -9,7 +9,8 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,17 +23,37 @@ from sparseconv.kernel_map import KernelMap
 # 224 x 224 images takes 29 MB.
 _BYTES_KEPT = 256 << 20
 
+
+@dataclass(frozen=True, eq=False)
+class NeighborPairs:
+    """Pairs for :func:`sparseconv.ops.weighted_sum`: every tap of every output pixel, pixel after pixel.
+
+    Attributes:
+        in_rows: int32 ``[n_out K]``, -1 where a tap falls outside the image.
+        out_rows: int32 ``[n_out K]``.
+        by_in_rows: int64 ``[n_out K]``, the pairs in stable order of ``in_rows``.
+    """
+
+    in_rows: Tensor
+    out_rows: Tensor
+    by_in_rows: Tensor
+
+
+_Pairs = TypeVar("_Pairs", KernelMap, NeighborPairs)
+
 _lock = threading.Lock()
-_kept: OrderedDict[Any, KernelMap] = OrderedDict()
+_kept: OrderedDict[Any, Any] = OrderedDict()
 
 
-def _bytes(kernel_map: KernelMap) -> int:
+def _bytes(kept: KernelMap | NeighborPairs) -> int:
+    size = 2 * kept.in_rows.numel() * kept.in_rows.element_size()
+    if isinstance(kept, NeighborPairs):
+        return size + kept.by_in_rows.numel() * kept.by_in_rows.element_size()
     # Twice: a map whose input rows do not ascend keeps its transposed twin.
-    rows = kernel_map.in_rows
-    return 2 * rows.numel() * rows.element_size() * (1 if kernel_map.in_rows_ascend else 2)
+    return size * (1 if kept.in_rows_ascend else 2)
 
 
-def remembered(key: Any, build: Callable[[], KernelMap]) -> KernelMap:
+def remembered(key: Any, build: Callable[[], _Pairs]) -> _Pairs:
     """The map that ``build`` makes, kept under ``key`` until newer maps need its place."""
     with _lock:
         if key in _kept:
@@ -143,6 +164,22 @@ def window_map(
             _image_pairs(window, device), window.n_in, window.n_out, batch_size, per_sample=per_sample
         ),
     )
+
+
+def neighbor_pairs(window: Window, batch_size: int, device: torch.device = _CPU) -> NeighborPairs:
+    """The pairs of a window over a batch of images, by output pixel instead of by tap.
+
+    Raises:
+        ValueError: the grid has 2**31 pixels or more.
+    """
+
+    def build() -> NeighborPairs:
+        table = window_map(window, batch_size, device).neighbor_table()
+        in_rows = table.reshape(-1)
+        out_rows = torch.arange(len(table), dtype=torch.int32, device=device).repeat_interleave(table.shape[1])
+        return NeighborPairs(in_rows, out_rows, in_rows.argsort(stable=True))
+
+    return remembered(("neighbors", window, batch_size, device), build)
 
 
 def dense_kernel_map(

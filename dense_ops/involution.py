@@ -11,10 +11,10 @@ from sparseconv.compilation import eager
 from sparseconv.dense_ops.conv import Conv2d
 from sparseconv.dense_ops.executor import as_image, as_rows, image_shape
 from sparseconv.dense_ops.flops import Flops, count_parameters, split_shape
-from sparseconv.dense_ops.index_map import window_map
+from sparseconv.dense_ops.index_map import neighbor_pairs
 from sparseconv.dense_ops.octave import average_cells
-from sparseconv.dense_ops.row_chunks import by_row_chunks
 from sparseconv.dense_ops.window import Window
+from sparseconv.ops import weighted_sum
 
 
 def _window(in_shape: Sequence[int], kernel_size: int, stride: int) -> Window:
@@ -56,20 +56,10 @@ def involution2d(input: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:
     if tuple(kernel.shape) != wanted:
         raise ValueError(f"the kernel must have shape {list(wanted)}, got {list(kernel.shape)}")
     rows = as_rows(input)
-    kernels = kernel.permute(0, 3, 4, 2, 1).reshape(-1, taps, groups).to(rows.dtype)
-    kernel_map = window_map(window, batch_size, rows.device)
-    table = kernel_map.neighbor_table()
-    # Absent neighbours read a row of zeros behind the others.
-    padded = torch.cat([rows, rows.new_zeros(1, channels)])
-
-    def chunk(start: int, stop: int, padded: Tensor, kernels: Tensor) -> Tensor:
-        index = table[start:stop].long()
-        index = torch.where(index < 0, kernel_map.n_in, index).reshape(-1)
-        gathered = padded.index_select(0, index).reshape(stop - start, taps, groups, channels // groups)
-        return (gathered * kernels[start:stop, :, :, None]).sum(1).reshape(stop - start, channels)
-
-    bytes_per_row = taps * channels * rows.element_size()
-    output = by_row_chunks(chunk, kernel_map.n_out, bytes_per_row, (padded, kernels))
+    kernels = kernel.permute(0, 3, 4, 2, 1).reshape(-1, groups)
+    pairs = neighbor_pairs(window, batch_size, rows.device)
+    n_out = batch_size * window.n_out
+    output = weighted_sum(rows, kernels, pairs.in_rows, pairs.out_rows, n_out, pairs.by_in_rows)
     return as_image(output, batch_size, window.out_shape)
 
 

@@ -90,6 +90,22 @@ def test_far_offsets_read_nothing() -> None:
         assert (out == 0).all()
 
 
+def test_an_offset_that_is_no_number_gives_none_where_it_is_read_and_nowhere_else() -> None:
+    x, weight = draw(1, 2, 5, 5), draw(3, 2, 3, 3)
+    offset = torch.zeros(1, 18, 3, 3, dtype=F64)
+    offset[0, 5, 1, 2] = float("nan")
+    out = deform_conv2d(x, offset, weight)
+    lost = torch.zeros(3, 3, dtype=torch.bool)
+    lost[1, 2] = True
+    assert torch.equal(out.isnan(), lost.expand(1, 3, 3, 3))
+
+
+def test_second_derivatives() -> None:
+    offset = torch.rand(1, 18, 2, 2, dtype=F64) * 0.8 + 0.1
+    leaves = draw(1, 2, 4, 4), offset, draw(2, 2, 3, 3)
+    assert torch.autograd.gradgradcheck(deform_conv2d, tuple(leaf.requires_grad_() for leaf in leaves))
+
+
 def test_module_starts_as_a_convolution() -> None:
     x = draw(2, 4, 7, 6)
     first = DeformConv2d(4, 6, 3, 2, 1, offset_groups=2).double()

@@ -1,4 +1,4 @@
-"""Involution, against its definition with torch's unfold; and its memory in chunks."""
+"""Involution, against its definition with torch's unfold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from dense_checks import F64, assert_equal, assert_gradients_equal, counted_macs, draw, gradcheck
 
-from sparseconv.dense_ops import Involution2d, involution2d, row_chunks
+from sparseconv.dense_ops import Involution2d, involution2d
 
 
 def unfolded(x, kernel, stride):
@@ -23,9 +23,7 @@ CASES = [(3, 1, 1), (5, 2, 2), (7, 1, 4), (1, 3, 2)]
 
 
 @pytest.mark.parametrize(("side", "stride", "groups"), CASES)
-@pytest.mark.parametrize("chunk_bytes", [1, 5000, 64 << 20])
-def test_values_and_gradients_equal_the_definition(side, stride, groups, chunk_bytes, monkeypatch) -> None:
-    monkeypatch.setattr(row_chunks, "CHUNK_BYTES", chunk_bytes)
+def test_values_and_gradients_equal_the_definition(side, stride, groups) -> None:
     height, width = -(-9 // stride), -(-5 // stride)
     assert_gradients_equal(
         lambda x, k: involution2d(x, k, stride),
@@ -62,12 +60,21 @@ def test_special_cases() -> None:
     assert involution2d(x[:0], delta[:0]).shape == (0, 6, 5, 7)
 
 
-def test_derivatives(monkeypatch) -> None:
+def test_derivatives() -> None:
     gradcheck(lambda x, k: involution2d(x, k, 2), draw(1, 2, 3, 4), draw(1, 2, 9, 2, 2))
     leaves = draw(1, 2, 3, 3).requires_grad_(), draw(1, 1, 9, 3, 3).requires_grad_()
     assert torch.autograd.gradgradcheck(involution2d, leaves)
-    monkeypatch.setattr(row_chunks, "CHUNK_BYTES", 1000)
-    gradcheck(involution2d, draw(1, 2, 3, 4), draw(1, 2, 9, 3, 4))
+
+
+def test_half_precision_and_autocast() -> None:
+    layer = Involution2d(8, 3, reduction=2, group_channels=4).eval()
+    x = torch.randn(2, 8, 5, 6)
+    expected = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(layer(x).float(), expected, rtol=0, atol=0.1)
+    half = layer.bfloat16()(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), expected, rtol=0, atol=0.1)
 
 
 def test_flops(monkeypatch) -> None:
