@@ -164,7 +164,7 @@ def outer_tile(
             g = g.to(tl.float32)
             f = f.to(tl.float32)
         total = tl.dot(g, f, total, input_precision=PRECISION)
-    places = partial + (task * channels_out + out_column)[:, None] * depth + c[None, :]
+    places = partial + (task * channels_out + out_column)[:, None] * depth + c.to(tl.int64)[None, :]
     tl.store(places, total, mask=in_width[:, None] & in_depth[None, :])
 
 

@@ -23,27 +23,37 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
-class _Ready:
-    """When and where a table was filled, so that another stream waits for it."""
+class Ready:
+    """When and where a table was filled, so that another stream waits for it.
+
+    Attributes:
+        stream: the stream that fills it; None on the CPU.
+        event: what the stream passes when it is filled.
+    """
 
     stream: Any = None
     event: Any = None
 
     @staticmethod
-    def now(device: torch.device) -> _Ready:
+    def now(device: torch.device) -> Ready:
+        """What has been asked of the current stream until now is the table."""
         if device.type != "cuda":
-            return _Ready()
+            return Ready()
         stream = torch.cuda.current_stream(device)
         event = torch.cuda.Event()
         event.record(stream)
-        return _Ready(stream, event)
+        return Ready(stream, event)
 
     def wait(self, tensors: tuple[Tensor, ...]) -> None:
-        """Make the current stream see ``tensors``. Costs nothing on the stream that filled them."""
+        """Make the current stream see ``tensors``. Costs nothing on the stream that filled them.
+
+        A stream that is being captured must not wait for one that is not; a capture begins with a device that has
+        finished all its work, this table with it.
+        """
         if self.stream is None:
             return
         current = torch.cuda.current_stream(self.stream.device)
-        if current != self.stream:
+        if current != self.stream and not torch.cuda.is_current_stream_capturing():
             current.wait_event(self.event)
             for tensor in tensors:
                 tensor.record_stream(current)
@@ -67,7 +77,7 @@ class StepTable:
     taps: Tensor
     starts: Tensor
     rows: Tensor
-    ready: _Ready = field(default_factory=_Ready)
+    ready: Ready = field(default_factory=Ready)
 
     @property
     def tiles(self) -> int:
@@ -90,7 +100,7 @@ class Tasks:
 
     bounds: Tensor
     firsts: Tensor
-    ready: _Ready = field(default_factory=_Ready)
+    ready: Ready = field(default_factory=Ready)
 
     def wait(self) -> None:
         """Make the current stream see the tasks."""
@@ -167,7 +177,7 @@ def build_step_table(
         tile = torch.div(lane, block, rounding_mode="floor")
         step = step_of[tile * n_taps + taps_between(start, stop)]
         sources.view(-1)[step * block + lane - tile * block] = in_rows[start:stop]
-    return StepTable(sources, taps, starts, rows.int(), _Ready.now(device))
+    return StepTable(sources, taps, starts, rows.int(), Ready.now(device))
 
 
 def build_step_tables(
@@ -195,7 +205,7 @@ def build_tasks(tap_offsets: Tensor, device: torch.device, length: int) -> Tasks
     taps = torch.arange(len(counts)).repeat_interleave(tasks_of_tap)
     begins = tap_offsets[taps] + (torch.arange(len(taps)) - firsts[taps]) * length
     bounds = torch.stack([begins, torch.minimum(begins + length, tap_offsets[taps + 1])], 1)
-    return Tasks(bounds.to(device), firsts.to(device), _Ready.now(device))
+    return Tasks(bounds.to(device), firsts.to(device), Ready.now(device))
 
 
 def single_tap_tasks(n_pairs: int, device: torch.device, length: int) -> Tasks:
