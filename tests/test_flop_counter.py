@@ -166,3 +166,23 @@ assert not [finder for finder in sys.meta_path if type(finder).__module__.starts
 assert type(counter.__spec__.loader).__module__.startswith("_frozen"), counter.__spec__
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_weighted_pairs_count_what_is_present() -> None:
+    from sparseconv import ops
+
+    rows = torch.tensor([0, -1, 2, 1, 1], dtype=torch.int32)
+    out_rows = torch.tensor([-1, 0, 0, 2, 2], dtype=torch.int32)
+    features, coefficients = torch.randn(3, 6, requires_grad=True), torch.randn(5, 2, requires_grad=True)
+    run = lambda: ops.weighted_sum(features, coefficients, rows, out_rows, 3)  # noqa: E731
+    # Three of the five pairs have both rows; each does one multiply-add a channel.
+    assert flops_of(run) == {"sparseconv.weighted_sum": 2 * 3 * 6}
+    assert flops_of(lambda: run().sum().backward()) == {
+        "sparseconv.weighted_sum": 2 * 2 * 3 * 6,
+        "sparseconv.pair_dots": 2 * 3 * 6,
+    }
+    dots = lambda: torch.ops.sparseconv.pair_dots(features.detach(), features.detach(), rows, out_rows, 2)  # noqa: E731
+    assert flops_of(dots) == {"sparseconv.pair_dots": 2 * 3 * 6}
+    metas = [tensor.detach().to("meta") for tensor in (features, coefficients, rows, out_rows)]
+    # Without data every pair counts.
+    assert flops_of(lambda: torch.ops.sparseconv.weighted_sum(*metas, 3)) == {"sparseconv.weighted_sum": 2 * 5 * 6}

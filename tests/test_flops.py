@@ -234,3 +234,22 @@ def test_counting_leaves_the_model_as_it_is() -> None:
     with pytest.raises(ValueError, match="2 channels"):
         count_forward(model, scattered(channels=3).replace_feature(torch.ones(60, 2)))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_variants_count_by_their_ops() -> None:
+    from sparseconv.nn.variants import SubMCondConv3d, SubMCrossCentralDifferenceConv3d, SubMDeformConv3d
+
+    x = scattered(channels=8)
+    plain = count_forward(SubMConv3d(8, 8, 3), x).layers[0]
+    # One kernel for each sample: the pairs and the dense twin of one convolution.
+    mixed = count_forward(SubMCondConv3d(8, 8, 3), x)
+    kernel = next(layer for layer in mixed.layers if layer.family == "submanifold")
+    assert (kernel.macs, kernel.dense_macs, kernel.dilated_macs) == (
+        *(plain.macs, plain.dense_macs, plain.dilated_macs),
+    )
+    assert [layer.name for layer in mixed.layers if layer.kind == "Linear"] == ["routing"]
+    cross = next(layer for layer in count_forward(SubMCrossCentralDifferenceConv3d(8, 8, 3), x).layers[1:])
+    assert cross.pairs < plain.pairs and cross.dilated_macs == cross.macs
+    deformable = count_forward(SubMDeformConv3d(8, 8, 3), x)
+    (samples,) = [layer for layer in deformable.layers if layer.family == "weighted"]
+    assert samples.macs == samples.pairs * samples.c_in

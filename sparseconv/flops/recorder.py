@@ -14,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sparseconv.flops.counts import LayerCount
 from sparseconv.flops.grids import Grid, dilated_pairs, first_grid
 from sparseconv.geometry import ConvGeometry
-from sparseconv.ops.flop_formulas import MULTIPLY_ADDS
+from sparseconv.ops.flop_formulas import MULTIPLY_ADDS, present_pairs
 
 _POOLS = ("sum_pool", "max_pool")
+_WEIGHTED = ("weighted_sum", "pair_dots")
 
 
 @dataclass(eq=False)
@@ -49,10 +50,6 @@ class _Frame:
     mark: float
     result: Grid | None = None
     rows: list[_Row] = field(default_factory=list)
-
-
-def _shape(value: Any) -> Any:
-    return tuple(value.shape) if isinstance(value, Tensor) else value
 
 
 class Recorder(TorchDispatchMode):
@@ -163,16 +160,22 @@ class Recorder(TorchDispatchMode):
 
 
 def _engine_row(name: str, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> _Row:
-    macs = MULTIPLY_ADDS[name](*map(_shape, args), **{key: _shape(value) for key, value in kwargs.items()})
+    macs = MULTIPLY_ADDS[name](*args, **kwargs)
     names = [argument.name for argument in func._schema.arguments]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
-    features = given["features"]
-    rows = tuple(given[column] for column in ("in_rows", "out_rows") if column in given)
-    pairs = rows[0].shape[0] if rows else 0
-    per_pair = macs // pairs if pairs else _per_pair(given)
-    taps = given["tap_offsets"].shape[0] - 1
-    shape = (features.shape[0], out.shape[0], pairs, per_pair, taps)
-    return _Row(name, macs, features.shape[1], out.shape[-1], *shape, out, rows)
+    source = given["left" if name == "pair_dots" else "features"]
+    columns = ("left_rows", "right_rows") if name == "pair_dots" else ("in_rows", "out_rows")
+    rows = tuple(given[column] for column in columns)
+    if name in _WEIGHTED:
+        n_out = given["right"].shape[0] if name == "pair_dots" else out.shape[0]
+        pairs, per_pair = present_pairs(*rows), source.shape[1]
+        # No map: the twin on the whole grid has as many pairs a cell as the fullest table would.
+        taps = -(-rows[0].shape[0] // n_out) if n_out else 0
+    else:
+        n_out, pairs, taps = out.shape[0], rows[0].shape[0], given["tap_offsets"].shape[0] - 1
+        per_pair = macs // pairs if pairs else _per_pair(given)
+    shape = (source.shape[0], n_out, pairs, per_pair, taps)
+    return _Row(name, macs, source.shape[1], out.shape[-1], *shape, out, rows)
 
 
 def _per_pair(given: dict[str, Any]) -> int:
@@ -229,9 +232,13 @@ class _Summary:
         geometry = getattr(module, "geometry", None)
         geometry = geometry if isinstance(geometry, ConvGeometry) and row.rows else None
         family = _family(row, module, source, result, geometry)
+        # A kernel of its own for each sample or region makes a map of so many times the taps; an output has one.
+        is_whole = geometry is not None and row.taps % geometry.volume == 0
+        if is_whole and geometry is not None:
+            row.taps = geometry.volume
         dense_macs, out_cells = self._dense(row, family, source, result)
         dilated = (row.macs, row.n_out)
-        if family == "submanifold" and geometry is not None and source is not None:
+        if family == "submanifold" and is_whole and geometry is not None and source is not None:
             key = (id(source.indices), geometry)
             if key not in self._dilated:
                 self._held[id(source.indices)] = source.indices
@@ -289,6 +296,8 @@ def _family(
 ) -> str:
     if row.op in _POOLS:
         return "pooling"
+    if row.op in _WEIGHTED:
+        return "weighted"
     if not row.rows:
         return "dense" if row.op.startswith("convolution") else "linear"
     if getattr(module, "inverse", False):

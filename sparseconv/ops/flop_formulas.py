@@ -1,8 +1,9 @@
-"""Multiply-adds of the engine's ops from the shapes of their arguments, for our counts and for torch's counter.
+"""Multiply-adds of the engine's ops from their arguments, for our own counts and for torch's counter.
 
 ``torch.utils.flop_counter.FlopCounterMode`` then counts them like torch's own convolutions: forward and backward,
 without biases, one multiply-add as two FLOPs. A map's pairs are the length of its rows, so that shapes alone give
-the exact number, under fake tensors too. Pooling is left out, as torch leaves it out.
+the exact number, under fake tensors too; weighted pairs may hold absent ones, which do not count where their rows
+can be read. Pooling is left out, as torch leaves it out.
 """
 
 from __future__ import annotations
@@ -16,51 +17,59 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
-Shape = Sequence[int]
 Formula = Callable[..., int]
 
 _COUNTER = "torch.utils.flop_counter"
 
 
-def _convolve(features: Shape, weight: Shape, bias: Shape | None, in_rows: Shape, *_: Any) -> int:
-    return in_rows[0] * weight[0] * weight[2]
+def _convolve(features: Tensor, weight: Tensor, bias: Tensor | None, in_rows: Tensor, *_: Any) -> int:
+    return in_rows.shape[0] * weight.shape[0] * weight.shape[2]
 
 
 def _convolve_epilogue(
-    features: Shape,
-    weight: Shape,
-    bias: Shape | None,
-    residual: Shape | None,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
     relu: bool,
-    in_rows: Shape,
+    in_rows: Tensor,
     *_: Any,
 ) -> int:
-    return in_rows[0] * weight[0] * weight[2]
+    return in_rows.shape[0] * weight.shape[0] * weight.shape[2]
 
 
 def _convolve_weight_gradient(
-    features: Shape,
-    grad: Shape,
-    in_rows: Shape,
-    out_rows: Shape,
-    tap_offsets: Shape,
-    back_in_rows: Shape,
-    back_out_rows: Shape,
+    features: Tensor,
+    grad: Tensor,
+    in_rows: Tensor,
+    out_rows: Tensor,
+    tap_offsets: Tensor,
+    back_in_rows: Tensor,
+    back_out_rows: Tensor,
     groups: int,
 ) -> int:
-    return in_rows[0] * (features[1] // groups) * grad[1]
+    return in_rows.shape[0] * (features.shape[1] // groups) * grad.shape[1]
 
 
-def _weighted_sum(features: Shape, coefficients: Shape, in_rows: Shape, *_: Any) -> int:
-    return in_rows[0] * features[1]
+def _weighted_sum(features: Tensor, coefficients: Tensor, in_rows: Tensor, out_rows: Tensor, *_: Any) -> int:
+    return present_pairs(in_rows, out_rows) * features.shape[1]
 
 
-def _pair_dots(left: Shape, right: Shape, left_rows: Shape, *_: Any) -> int:
-    return left_rows[0] * left[1]
+def _pair_dots(left: Tensor, right: Tensor, left_rows: Tensor, right_rows: Tensor, groups: int) -> int:
+    return present_pairs(left_rows, right_rows) * left.shape[1]
 
 
-# By the op's name in torch.ops.sparseconv: multiply-adds from the op's arguments in order, tensors as shapes.
+def present_pairs(rows: Tensor, others: Tensor) -> int:
+    """Pairs of which neither row is -1; all of them where the rows hold no data (fake tensors)."""
+    if rows.device.type == "meta" or isinstance(rows, FakeTensor):
+        return rows.shape[0]
+    return int(((rows >= 0) & (others >= 0)).sum())
+
+
+# By the op's name in torch.ops.sparseconv: multiply-adds from the op's arguments.
 MULTIPLY_ADDS: dict[str, Formula] = {
     "convolve": _convolve,
     "convolve_epilogue": _convolve_epilogue,
@@ -71,7 +80,7 @@ MULTIPLY_ADDS: dict[str, Formula] = {
 
 
 def _flops(formula: Formula) -> Formula:
-    def flops(*arguments: Any, out_shape: Any = None, **named: Any) -> int:
+    def flops(*arguments: Any, out_val: Any = None, **named: Any) -> int:
         return 2 * formula(*arguments, **named)
 
     return flops
@@ -81,7 +90,7 @@ def _register(counter: ModuleType) -> None:
     for name, formula in MULTIPLY_ADDS.items():
         packet = getattr(torch.ops.sparseconv, name)
         if packet not in counter.flop_registry:
-            counter.register_flop_formula(packet)(_flops(formula))
+            counter.register_flop_formula(packet, get_raw=True)(_flops(formula))
 
 
 class _ThenRegister(Loader):
