@@ -116,6 +116,13 @@ def test_against_the_oracle(backend: str, geometry: ConvGeometry) -> None:
             assert_is(up.transposed(), swap_pairs(pairs), len(expected), len(rows), f"{what}, up, transposed")
 
 
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_lines_too_long_for_a_table_of_ranks(monkeypatch: pytest.MonkeyPatch, geometry: ConvGeometry) -> None:
+    monkeypatch.setattr("sparseconv.backends.cpu.walk._LONGEST_LINE", 0)
+    test_against_the_oracle("cpu", geometry)
+
+
+
 @pytest.mark.parametrize("geometry", GEOMETRIES[::2], ids=str)
 def test_onto_other_sites(backend: str, geometry: ConvGeometry) -> None:
     arguments, ndim = oracle_arguments(geometry), geometry.ndim
