@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparseconv.coordinates import CoordinateHash
 from sparseconv.ops.precision import widen
-from sparseconv.voxelization import PointsLike, Voxels, as_batch
+from sparseconv.voxelization import PointsLike, Voxels, as_batch, sample_of_points
 
 # Largest float32 below 2**31 that still leaves room for the neighbouring cell.
 _FAR = 2147483392.0
@@ -48,10 +48,10 @@ def devoxelize(
         raise ValueError(f"mode must be 'nearest' or 'trilinear', got {mode!r}")
     if points is None:
         raise ValueError("trilinear devoxelization needs the points themselves: pass points=")
-    cloud, batch, batch_size = as_batch(points)
-    if batch_size != voxels.batch_size:
-        raise ValueError(f"points hold {batch_size} clouds and the voxels were made of {voxels.batch_size}")
-    return _trilinear(features, voxels, cloud[:, :3], batch)
+    cloud, sizes = as_batch(points)
+    if len(sizes) != voxels.batch_size:
+        raise ValueError(f"points hold {len(sizes)} clouds and the voxels were made of {voxels.batch_size}")
+    return _trilinear(features, voxels, cloud[:, :3], sample_of_points(sizes, cloud.device))
 
 
 def _rows_or_zero(features: Tensor, rows: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseconv.backends import backend_for
+from sparseconv.backends import PointGroups, backend_for, grouping
 from sparseconv.coordinates import Coordinates
 from sparseconv.geometry import MAX_CELLS, per_axis
 from sparseconv.ops.precision import widen
@@ -131,37 +131,44 @@ def _as_cloud(points: Any) -> Tensor:
     return points.float().contiguous()
 
 
-def as_batch(points: PointsLike) -> tuple[Tensor, Tensor, int]:
-    """All points of the batch behind each other, the sample of each, and the number of samples."""
+def as_batch(points: PointsLike) -> tuple[Tensor, list[int]]:
+    """All points of the batch behind each other, and how many each sample has."""
     clouds = [_as_cloud(cloud) for cloud in (points if isinstance(points, list | tuple) else [points])]
     if not clouds:
         raise ValueError("the batch holds no cloud: pass at least one, which may have no points")
     widths = {cloud.shape[1] for cloud in clouds}
     if len(widths) > 1:
         raise ValueError(f"all clouds of a batch must have the same number of columns, got {sorted(widths)}")
-    sizes = torch.tensor([len(cloud) for cloud in clouds])
-    batch = torch.arange(len(clouds)).repeat_interleave(sizes).to(clouds[0].device)
-    return torch.cat(clouds) if len(clouds) > 1 else clouds[0], batch, len(clouds)
+    return torch.cat(clouds) if len(clouds) > 1 else clouds[0], [len(cloud) for cloud in clouds]
 
 
-def _place(points: Tensor, batch: Tensor, grid: VoxelGrid, nonfinite: str) -> tuple[Tensor, Tensor, int, int]:
-    """Voxel site of each point ``[N, 4]``, whether it is inside, and the numbers outside and non-finite."""
+def sample_of_points(sizes: list[int], device: torch.device) -> Tensor:
+    """The sample of each point of a batch: int64 ``[N]``."""
+    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
+
+
+def _group(
+    points: Tensor, sizes: list[int], grid: VoxelGrid, nonfinite: str, max_voxels: int | None, in_order: bool
+) -> PointGroups:
     if nonfinite not in ("error", "drop"):
         raise ValueError(f"nonfinite must be 'error' or 'drop', got {nonfinite!r}")
-    backend = backend_for(points.device)
     shape = None if grid.shape is None else points.new_tensor(grid.shape, dtype=torch.int64)
-    cells, status = backend.place_points(
-        points.detach(), points.new_tensor(grid.origin), points.new_tensor(grid.voxel_size), shape
+    groups = backend_for(points.device).group_points(
+        points.detach(),
+        sizes,
+        points.new_tensor(grid.origin),
+        points.new_tensor(grid.voxel_size),
+        shape,
+        max_voxels,
+        in_order,
     )
-    num_outside, num_nonfinite = (int((status == state).sum()) for state in (1, 2))
-    if num_nonfinite and nonfinite == "error":
-        row = int(torch.nonzero(status == 2)[0, 0])
+    if groups.num_nonfinite and nonfinite == "error":
+        row = int(torch.nonzero(~points[:, :3].isfinite().all(1))[0, 0])
         raise ValueError(
-            f"{num_nonfinite} of {len(points)} points have a NaN or infinite coordinate, the first in row {row}: "
-            f"{points[row, :3].tolist()}. Remove them, or pass nonfinite='drop'."
+            f"{groups.num_nonfinite} of {len(points)} points have a NaN or infinite coordinate, the first in row "
+            f"{row}: {points[row, :3].tolist()}. Remove them, or pass nonfinite='drop'."
         )
-    sites = torch.cat([batch[:, None].int(), cells.flip(1)], 1)
-    return sites, status == 0, num_outside, num_nonfinite
+    return groups
 
 
 def voxelize(
@@ -192,23 +199,20 @@ def voxelize(
     if reduce not in REDUCTIONS:
         raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
     grid = VoxelGrid.create(voxel_size, point_cloud_range)
-    cloud, batch, batch_size = as_batch(points)
-    sites, inside, num_outside, num_nonfinite = _place(cloud, batch, grid, nonfinite)
-    indices, rows = _group(sites, inside)
-    features, counts = reduce_points(cloud, rows, len(indices), reduce)
-    return Voxels(features, indices, counts, rows, batch, grid, batch_size, num_outside, num_nonfinite)
-
-
-def _group(sites: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct sites of the points inside, and the row of every point (-1 outside)."""
-    backend = backend_for(sites.device)
-    if bool(inside.all()):
-        return backend.unique_sites(sites)
-    kept = torch.nonzero(inside)[:, 0]
-    indices, kept_rows = backend.unique_sites(sites[kept])
-    rows = torch.full((len(sites),), -1, dtype=torch.int64, device=sites.device)
-    rows[kept] = kept_rows
-    return indices, rows
+    cloud, sizes = as_batch(points)
+    groups = _group(cloud, sizes, grid, nonfinite, None, in_order=True)
+    features, counts = reduce_points(cloud, groups.rows, len(groups.indices), reduce)
+    return Voxels(
+        features,
+        groups.indices,
+        counts,
+        groups.rows,
+        sample_of_points(sizes, cloud.device),
+        grid,
+        len(sizes),
+        groups.num_outside,
+        groups.num_nonfinite,
+    )
 
 
 def reduce_points(
@@ -298,39 +302,34 @@ def hard_voxelize(
     if order not in ("first", "sorted"):
         raise ValueError(f"order must be 'first' or 'sorted', got {order!r}")
     grid = VoxelGrid.create(voxel_size, point_cloud_range)
-    cloud, batch, batch_size = as_batch(points)
-    sites, inside, num_outside, num_nonfinite = _place(cloud, batch, grid, nonfinite)
-    indices, rows = _group(sites, inside)
-    rank = backend_for(cloud.device).rank_in_voxel(rows, len(indices))
-    # Voxels in the order in which points meet them; clouds stand behind each other, so batches stay together.
-    by_first_point = rows[rank == 0]
-    place_in_batch = _place_in_batch(indices[by_first_point, 0], batch_size)
-    kept = by_first_point[place_in_batch < max_voxels]
-    if order == "sorted":
-        kept = kept.sort().values
-    new_row = torch.full((len(indices),), -1, dtype=torch.int64, device=rows.device)
-    new_row[kept] = torch.arange(len(kept), device=rows.device)
-    point_rows = torch.where(rows >= 0, new_row[rows.clamp(min=0)], -1) if len(indices) else rows
-    is_kept = (point_rows >= 0) & (rank < max_points)
-    filled = cloud.new_zeros((len(kept), max_points, cloud.shape[1]))
-    filled = filled.index_put((point_rows[is_kept], rank[is_kept]), cloud[is_kept])
-    num_points = torch.bincount(point_rows[is_kept], minlength=len(kept)).int()
-    num_over = int(inside.sum()) - int(is_kept.sum())
+    cloud, sizes = as_batch(points)
+    groups = _group(cloud, sizes, grid, nonfinite, max_voxels, order == "sorted")
+    padded = pad_points(cloud, groups.rows, groups.ranks, len(groups.indices), max_points)
+    num_points = groups.counts.clamp(max=max_points)
+    num_inside = len(cloud) - groups.num_outside - groups.num_nonfinite
     return HardVoxels(
-        filled,
-        indices[kept],
+        padded,
+        groups.indices,
         num_points,
-        point_rows,
+        groups.rows,
         grid,
-        batch_size,
-        num_outside,
-        num_nonfinite,
-        num_over,
+        len(sizes),
+        groups.num_outside,
+        groups.num_nonfinite,
+        num_inside - int(num_points.sum()),
     )
 
 
-def _place_in_batch(batch: Tensor, batch_size: int) -> Tensor:
-    """Position of each row within its sample, the rows of a sample standing together."""
-    counts = torch.bincount(batch, minlength=batch_size)
-    starts = counts.cumsum(0) - counts
-    return torch.arange(len(batch), device=batch.device) - starts[batch.long()]
+def pad_points(points: Tensor, rows: Tensor, ranks: Tensor, n_rows: int, max_points: int) -> Tensor:
+    """Blocks ``[n_rows, max_points, C]`` of the points of each voxel, zero where there is none.
+
+    Args:
+        points: ``[N, C]``; gradients flow to them.
+        rows: int64 ``[N]`` voxel of each point, -1 where it has none.
+        ranks: int32 ``[N]`` its place in the voxel; from ``max_points`` on it is left out.
+        n_rows: number of voxels.
+        max_points: places of each.
+    """
+    if points.requires_grad and torch.is_grad_enabled():
+        return grouping.pad_points(points, rows, ranks, n_rows, max_points)
+    return backend_for(points.device).pad_points(points, rows, ranks, n_rows, max_points)

@@ -184,3 +184,31 @@ def test_gradients_reach_the_kept_points_alone() -> None:
 def test_bad_arguments(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises((TypeError, ValueError), match=text):
         hard_voxelize(cloud(9, 11), SIZE, RANGE, **{"max_points": 2, "max_voxels": 9, **arguments})
+
+
+@pytest.mark.parametrize("columns", [3, 4, 9, 17])
+@pytest.mark.parametrize("count", [0, 1, 127, 128, 129, 1000])
+def test_sizes_around_a_block_of_points(backend: str, count: int, columns: int) -> None:
+    points = cloud(count, count, columns)
+    voxels, indices, counts = oracle_hard_voxelize(points, SIZE, RANGE, 2, 60)
+    got = hard_voxelize(points, SIZE, RANGE, max_points=2, max_voxels=60)
+    np.testing.assert_array_equal(got.indices.numpy(), indices)
+    np.testing.assert_array_equal(got.num_points.numpy(), counts)
+    np.testing.assert_array_equal(got.points.numpy(), voxels.astype(np.float32))
+    check_rows(got, points)
+
+
+def test_a_grid_of_more_cells_than_a_key_can_number(backend: str) -> None:
+    """2^30 cells along each axis, 2^90 in all: only the box that the points occupy is numbered."""
+    edge = float(1 << 30)
+    bounds = (0.0, 0.0, 0.0, edge, edge, edge)
+    points = cloud(300, 5) + np.float32(100)
+    got = hard_voxelize(points, 1.0, bounds, max_points=3, max_voxels=40)
+    near = hard_voxelize(points, 1.0, None, max_points=3, max_voxels=40)
+    assert len(got.indices) == 40
+    assert torch.equal(got.indices, near.indices)
+    assert torch.equal(got.points, near.points)
+    assert got.num_outside == 0
+    far = np.float32([[0, 0, 0, 0], [edge - 64, edge - 64, edge - 64, 0]])
+    with pytest.raises(ValueError, match="63 bits"):
+        hard_voxelize(far, 1.0, bounds, max_points=3, max_voxels=40)

@@ -122,7 +122,6 @@ def test_lines_too_long_for_a_table_of_ranks(monkeypatch: pytest.MonkeyPatch, ge
     test_against_the_oracle("cpu", geometry)
 
 
-
 @pytest.mark.parametrize("geometry", GEOMETRIES[::2], ids=str)
 def test_onto_other_sites(backend: str, geometry: ConvGeometry) -> None:
     arguments, ndim = oracle_arguments(geometry), geometry.ndim

@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -131,19 +131,53 @@ class Backend(Protocol):
     def scale_shift(self, values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """``values [N, C] * scale [C] + shift [C]``."""
 
-    def place_points(
-        self, points: Tensor, low: Tensor, size: Tensor, grid: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Voxel of each point, in float32: cells int32 ``[N, D]`` in point axis order, and a status.
+    def group_points(
+        self,
+        points: Tensor,
+        sizes: Sequence[int],
+        low: Tensor,
+        size: Tensor,
+        grid: Tensor | None,
+        max_voxels: int | None,
+        in_order: bool,
+    ) -> PointGroups:
+        """Group a batch of points by voxel: cell ``floor((p - low) / size)`` of each axis in float32.
 
-        The status (uint8 ``[N]``) is 0 inside, 1 outside the grid (or beyond int32), 2 not finite.
+        Args:
+            points: float32 ``[N, >= D]``, the samples behind each other.
+            sizes: points in each sample.
+            low: float32 ``[D]``, the corner of cell 0.
+            size: float32 ``[D]``, edge lengths.
+            grid: int64 ``[D]`` cells of each axis; None: as far as int32 goes.
+            max_voxels: voxels of a sample that are kept, the first that its points meet; None: all.
+            in_order: sort the voxels lexicographically; else they come in the order in which points meet them.
         """
+
+    def pad_points(self, values: Tensor, rows: Tensor, ranks: Tensor, n_rows: int, max_points: int) -> Tensor:
+        """Blocks ``[n_rows, max_points, C]`` of the points of each row, by rank; zero where there is none."""
 
     def reduce_points(self, values: Tensor, rows: Tensor, n_rows: int, reduce: str) -> tuple[Tensor, Tensor]:
         """Reduce ``values [N, C]`` by voxel row (-1: dropped) in point order: ``[n_rows, C]``, counts int32."""
 
-    def rank_in_voxel(self, rows: Tensor, n_rows: int) -> Tensor:
-        """How many earlier points share each point's voxel: int64 ``[N]``, -1 for dropped points."""
+
+class PointGroups(NamedTuple):
+    """Points grouped by voxel: M voxels, N points.
+
+    Attributes:
+        indices: int32 ``[M, 1+D]``, batch first, axes in reverse order (z, y, x).
+        counts: int32 ``[M]`` points of each voxel.
+        rows: int64 ``[N]`` voxel of each point, -1 where it was dropped.
+        ranks: int32 ``[N]`` how many earlier points share its voxel; nothing where it was dropped.
+        num_outside: points outside the grid, or beyond int32.
+        num_nonfinite: points with a NaN or infinite coordinate.
+    """
+
+    indices: Tensor
+    counts: Tensor
+    rows: Tensor
+    ranks: Tensor
+    num_outside: int
+    num_nonfinite: int
 
 
 class DuplicateSiteError(ValueError):

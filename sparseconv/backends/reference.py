@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparseconv.backends import DuplicateSiteError
+from sparseconv.backends import DuplicateSiteError, PointGroups
+from sparseconv.backends.grouping import group_cells, pad_points
 from sparseconv.backends.site_keys import SiteKeys, coarse_box, fine_box
 from sparseconv.geometry import ConvGeometry
 
@@ -242,16 +243,34 @@ def scale_shift(values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return values * scale + shift
 
 
-def place_points(points: Tensor, low: Tensor, size: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+def _place(points: Tensor, low: Tensor, size: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     xyz = points[:, : len(low)]
     finite = xyz.isfinite().all(1)
     cells = torch.floor((xyz - low) / size)
-    inside = (cells.abs() <= 2147483520.0).all(1)
-    cells = torch.where((finite & inside)[:, None], cells, 0).int()
+    inside = finite & (cells.abs() <= 2147483520.0).all(1)
+    cells = torch.where(inside[:, None], cells, 0).int()
     if grid is not None:
         inside &= ((cells >= 0) & (cells < grid)).all(1)
-    status = torch.where(finite, (~inside).to(torch.uint8), 2)
-    return cells, status.to(torch.uint8)
+    return cells, inside, finite
+
+
+def rank_in_voxel(rows: Tensor, n_rows: int) -> Tensor:
+    ordered, order = torch.sort(rows, stable=True)
+    ranks = torch.empty_like(rows)
+    ranks[order] = torch.arange(len(rows), device=rows.device) - torch.searchsorted(ordered, ordered)
+    return ranks
+
+
+def group_points(
+    points: Tensor,
+    sizes: Sequence[int],
+    low: Tensor,
+    size: Tensor,
+    grid: Tensor | None,
+    max_voxels: int | None,
+    in_order: bool,
+) -> PointGroups:
+    return group_cells(*_place(points, low, size, grid), sizes, max_voxels, in_order, unique_sites, rank_in_voxel)
 
 
 def reduce_points(values: Tensor, rows: Tensor, n_rows: int, reduce: str) -> tuple[Tensor, Tensor]:
@@ -273,12 +292,3 @@ def first_points(rows: Tensor, n_rows: int) -> Tensor:
     positions = torch.arange(len(rows), device=rows.device)
     first = torch.full((n_rows,), len(rows), device=rows.device)
     return first.scatter_reduce_(0, rows, positions, "amin")
-
-
-def rank_in_voxel(rows: Tensor, n_rows: int) -> Tensor:
-    ranks = torch.full_like(rows, -1)
-    kept = torch.nonzero(rows >= 0)[:, 0]
-    ordered, order = torch.sort(rows[kept], stable=True)
-    starts = torch.searchsorted(ordered, ordered)
-    ranks[kept[order]] = torch.arange(len(kept), device=rows.device) - starts
-    return ranks

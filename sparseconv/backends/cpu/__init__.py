@@ -6,7 +6,7 @@ from sparseconv.backends.cpu.hash import build_index, is_sorted, query
 from sparseconv.backends.cpu.kernel_map import kernel_pairs, order_pairs
 from sparseconv.backends.cpu.pool import max_pool, max_pool_gradient, sum_pool
 from sparseconv.backends.cpu.sites import coarse_sites, fine_sites, unique_sites
-from sparseconv.backends.cpu.voxelize import place_points, rank_in_voxel, reduce_points
+from sparseconv.backends.cpu.voxelize import group_points, pad_points, reduce_points
 from sparseconv.backends.cpu.weighted import pair_dots, weighted_sum
 
 __all__ = [
@@ -16,15 +16,15 @@ __all__ = [
     "column_moments",
     "convolve",
     "fine_sites",
+    "group_points",
     "is_sorted",
     "kernel_pairs",
     "max_pool",
     "max_pool_gradient",
     "order_pairs",
+    "pad_points",
     "pair_dots",
-    "place_points",
     "query",
-    "rank_in_voxel",
     "reduce_points",
     "scale_shift",
     "sum_pool",

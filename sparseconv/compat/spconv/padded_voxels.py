@@ -85,29 +85,20 @@ class Voxelizer:
             )
         points = points.detach().float().contiguous()
         backend = backend_for(points.device)
-        cells, status = backend.place_points(
-            points[:, : self.ndim].contiguous(),
+        groups = backend.group_points(
+            points,
+            [len(points)],
             points.new_tensor(self.coors_range[: self.ndim]),
             points.new_tensor(self.vsize),
             points.new_tensor(self._cells, dtype=torch.int64),
+            self.max_num_voxels,
+            in_order=False,
         )
-        inside = torch.nonzero(status == 0)[:, 0]
-        kept_cells = cells[inside].flip(1)
-        sites = torch.cat([kept_cells.new_zeros((len(inside), 1)), kept_cells], 1)
-        distinct, inside_rows = backend.unique_sites(sites)
-        rank = backend.rank_in_voxel(inside_rows, len(distinct))
-        in_order = inside_rows[rank == 0][: self.max_num_voxels]
-        numbers = torch.full((len(distinct),), -1, dtype=torch.int64, device=points.device)
-        numbers[in_order] = torch.arange(len(in_order), device=points.device)
-        voxels = numbers[inside_rows]
-        is_kept = (voxels >= 0) & (rank < self.max_num_points_per_voxel)
-        filled = points.new_zeros((len(in_order), self.max_num_points_per_voxel, points.shape[1]))
-        filled[voxels[is_kept], rank[is_kept]] = points[inside[is_kept]]
-        num_points = torch.bincount(voxels[is_kept], minlength=len(in_order)).int()
+        room = self.max_num_points_per_voxel
+        filled = backend.pad_points(points, groups.rows, groups.ranks, len(groups.indices), room)
+        num_points = groups.counts.clamp(max=room)
         if empty_mean:
             mean = filled.sum(1, keepdim=True) / num_points[:, None, None].clamp(min=1)
             is_empty = torch.arange(filled.shape[1], device=points.device) >= num_points[:, None]
             filled = torch.where(is_empty[:, :, None], mean, filled)
-        point_voxels = torch.full((len(points),), -1, dtype=torch.int64, device=points.device)
-        point_voxels[inside] = voxels
-        return PaddedVoxels(filled, distinct[in_order][:, 1:].contiguous(), num_points, point_voxels)
+        return PaddedVoxels(filled, groups.indices[:, 1:].contiguous(), num_points, groups.rows)
