@@ -116,6 +116,21 @@ def test_against_the_oracle(backend: str, geometry: ConvGeometry) -> None:
             assert_is(up.transposed(), swap_pairs(pairs), len(expected), len(rows), f"{what}, up, transposed")
 
 
+@pytest.mark.parametrize("lines_at_once", [1, 7, 1 << 20])
+@pytest.mark.parametrize(
+    "geometry",
+    [create(2, 3, 2, 1), create(2, 3, 1, 1), create(2, 3, 1, 2, 2), create(2, (2, 5), 3, 2, 3)],
+    ids=str,
+)
+def test_coarse_sites_of_long_sparse_lines(
+    monkeypatch: pytest.MonkeyPatch, geometry: ConvGeometry, lines_at_once: int
+) -> None:
+    monkeypatch.setattr("sparseconv.backends.cpu.coarse._REACHED_AT_ONCE", lines_at_once)
+    sites = random_sites(300, (7, 500_000), (0, 2), 1, low=(-3, -250_000))
+    coarse, _ = Coordinates(sites, None, 3).downsample(geometry)
+    assert coarse.indices.tolist() == coarse_sites(sites.numpy(), *oracle_arguments(geometry), None).tolist()
+
+
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_lines_too_long_for_a_table_of_ranks(monkeypatch: pytest.MonkeyPatch, geometry: ConvGeometry) -> None:
     monkeypatch.setattr("sparseconv.backends.cpu.walk._LONGEST_LINE", 0)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sparseconv.backends import DuplicateSiteError, PointGroups
-from sparseconv.backends.grouping import group_cells, pad_points
+from sparseconv.backends.grouping import group_cells
+from sparseconv.backends.grouping import pad_points as pad_points
 from sparseconv.backends.site_keys import SiteKeys, coarse_box, fine_box
 from sparseconv.geometry import ConvGeometry
 

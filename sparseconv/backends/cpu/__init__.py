@@ -1,11 +1,12 @@
 """CPU backend: serial Numba kernels over row ranges, run on one small thread pool."""
 
+from sparseconv.backends.cpu.coarse import coarse_sites
 from sparseconv.backends.cpu.columns import column_dots, column_moments, scale_shift
 from sparseconv.backends.cpu.conv import convolve, weight_gradient
 from sparseconv.backends.cpu.hash import build_index, is_sorted, query
 from sparseconv.backends.cpu.kernel_map import kernel_pairs, order_pairs
 from sparseconv.backends.cpu.pool import max_pool, max_pool_gradient, sum_pool
-from sparseconv.backends.cpu.sites import coarse_sites, fine_sites, unique_sites
+from sparseconv.backends.cpu.sites import fine_sites, unique_sites
 from sparseconv.backends.cpu.voxelize import group_points, pad_points, reduce_points
 from sparseconv.backends.cpu.weighted import pair_dots, weighted_sum
 

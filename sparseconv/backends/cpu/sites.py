@@ -1,8 +1,7 @@
-"""Output sites of strided and transposed convolutions, and distinct sites: emit keys, sort once, unpack."""
+"""Output sites of transposed convolutions, and distinct sites: emit keys, sort once, unpack."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparseconv.backends.cpu.bisect import first_at_least
 from sparseconv.backends.cpu.hash import (
     SiteIndex,
     argsort_keys,
@@ -18,92 +16,12 @@ from sparseconv.backends.cpu.hash import (
 )
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.threads import run_ranges
-from sparseconv.backends.site_keys import SiteKeys, coarse_box, fine_box
+from sparseconv.backends.site_keys import SiteKeys, fine_box
 from sparseconv.geometry import ConvGeometry
 
 # Keys that one range may emit before they are sorted and made distinct: they stay in a second-level cache,
 # and bound the extra memory of a kernel that reaches many sites from each.
 _EMITTED_AT_ONCE = 1 << 16
-
-
-@kernel
-def _reached(fine, stride, padding, steps, step_counts, low, extent, scale, reach):
-    """Coarse coordinates along one axis that a fine one reaches, as parts of a key; returns how many.
-
-    ``steps[remainder]`` holds, for a remainder of ``(fine + padding) / stride``, what taps add to the quotient.
-    """
-    quotient = (fine + padding) // stride
-    remainder = fine + padding - quotient * stride
-    count = 0
-    for i in range(step_counts[remainder]):
-        distance = quotient + steps[remainder, i] - low
-        if 0 <= distance < extent:
-            reach[count] = distance * scale
-            count += 1
-    return count
-
-
-@kernel
-def _emit_coarse(
-    sites, line_starts, start, stop, stride, padding, steps, step_counts, low, extent, strides, leads, keys
-):
-    """Keys of all coarse sites that the fine sites ``start .. stop`` reach; returns how many.
-
-    ``steps [D, largest stride, most]`` and ``step_counts [D, largest stride]`` are tables of :func:`_reached`;
-    ``leads`` is scratch for the leading axes' combinations.
-    """
-    ndim = stride.shape[0]
-    last = ndim - 1
-    reach = np.empty(steps.shape[2], np.int64)
-    count = 0
-    line = first_at_least(line_starts, 0, line_starts.shape[0], start + 1) - 1
-    stop_row = start
-    while stop_row < stop:
-        # The key parts of the leading axes, the same for the whole line: one axis after the other.
-        row = stop_row
-        line += 1
-        stop_row = min(np.int64(line_starts[line]), stop)
-        leads[0] = (np.int64(sites[row, 0]) - low[0]) * strides[0]
-        lead_count = 1
-        for a in range(last):
-            fine = np.int64(sites[row, a + 1])
-            n = _reached(
-                fine,
-                stride[a],
-                padding[a],
-                steps[a],
-                step_counts[a],
-                low[a + 1],
-                extent[a + 1],
-                strides[a + 1],
-                reach,
-            )
-            # From the back, so that no part is overwritten before it is used.
-            for old in range(lead_count - 1, -1, -1):
-                base = leads[old]
-                for new in range(n):
-                    leads[old * n + new] = base + reach[new]
-            lead_count *= n
-        if lead_count == 0:
-            continue
-        for r in range(row, stop_row):
-            fine = np.int64(sites[r, ndim])
-            n = _reached(
-                fine,
-                stride[last],
-                padding[last],
-                steps[last],
-                step_counts[last],
-                low[ndim],
-                extent[ndim],
-                strides[ndim],
-                reach,
-            )
-            for part in range(n):
-                for lead in range(lead_count):
-                    keys[count] = leads[lead] + reach[part]
-                    count += 1
-    return count
 
 
 @kernel
@@ -128,7 +46,7 @@ def _emit_fine(sites, start, stop, offsets, stride, low, extent, strides, keys):
 
 
 @kernel
-def _drop_repeats(keys):
+def drop_repeats(keys):
     """Move the distinct keys of a sorted array to its front; returns how many."""
     count = 0
     for i in range(keys.shape[0]):
@@ -170,12 +88,13 @@ def _number_runs(keys, order, rows, firsts):
     return run + 1
 
 
-def _distinct_sorted(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+def distinct_sorted(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Distinct keys, ascending."""
     keys.sort()
-    return keys[: _drop_repeats(keys)].copy()
+    return keys[: drop_repeats(keys)].copy()
 
 
-def _sites_of(keys: SiteKeys, packed: NDArray[np.int64]) -> Tensor:
+def sites_of(keys: SiteKeys, packed: NDArray[np.int64]) -> Tensor:
     """Unpack ascending keys into int32 ``[M, 1+D]``."""
     sites = np.empty((len(packed), len(keys.low)), np.int32)
     low, strides = np.array(keys.low, np.int64), np.array(keys.strides, np.int64)
@@ -196,67 +115,15 @@ def _distinct_in_chunks(
         buffer = np.empty(chunk * per_site, np.int64)
         for number in range(first, stop):
             count = emit(number * chunk, min(rows, (number + 1) * chunk), buffer)
-            found[number] = _distinct_sorted(buffer[:count])
+            found[number] = distinct_sorted(buffer[:count])
 
     run_ranges(work, chunks, 1)
-    return found[0] if chunks == 1 else _distinct_sorted(np.concatenate(found))
+    return found[0] if chunks == 1 else distinct_sorted(np.concatenate(found))
 
 
-def _no_sites(columns: int) -> Tensor:
+def no_sites(columns: int) -> Tensor:
+    """An empty set."""
     return torch.empty((0, columns), dtype=torch.int32)
-
-
-@functools.lru_cache(maxsize=64)
-def _reach_tables(geometry: ConvGeometry) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each axis and remainder modulo the stride, ``(remainder - d * t) / s`` of the taps that divide."""
-    tables = [
-        [[(r - d * t) // s for t in range(k) if (r - d * t) % s == 0] for r in range(s)]
-        for k, s, d in zip(geometry.kernel_size, geometry.stride, geometry.dilation, strict=True)
-    ]
-    most = max(len(entry) for table in tables for entry in table)
-    shape = (geometry.ndim, max(geometry.stride))
-    steps, counts = np.zeros((*shape, most), np.int64), np.zeros(shape, np.int64)
-    for axis, table in enumerate(tables):
-        for remainder, entry in enumerate(table):
-            steps[axis, remainder, : len(entry)] = entry
-            counts[axis, remainder] = len(entry)
-    return steps, counts
-
-
-def coarse_sites(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] | None) -> Tensor:
-    """See :meth:`sparseconv.backends.Backend.coarse_sites`."""
-    rows, columns = index.sites.shape
-    box = coarse_box(index.box, geometry, shape) if rows else None
-    if box is None:
-        return _no_sites(columns)
-    steps, step_counts = _reach_tables(geometry)
-    per_axis = step_counts.max(axis=1)
-    per_site = int(np.prod(per_axis))
-    stride, padding, low, extent, strides = (
-        np.array(values, np.int64)
-        for values in (geometry.stride, geometry.padding, box.low, box.extent, box.strides)
-    )
-
-    def emit(start: int, stop: int, buffer: NDArray[np.int64]) -> int:
-        leads = np.empty(int(np.prod(per_axis[:-1])), np.int64)
-        return _emit_coarse(
-            index.sites,
-            index.line_starts,
-            start,
-            stop,
-            stride,
-            padding,
-            steps,
-            step_counts,
-            low,
-            extent,
-            strides,
-            leads,
-            buffer,
-        )
-
-    keys = _distinct_in_chunks(emit, rows, per_site)
-    return _sites_of(box, keys)
 
 
 def fine_sites(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] | None) -> Tensor:
@@ -264,7 +131,7 @@ def fine_sites(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] | 
     rows, columns = index.sites.shape
     box = fine_box(index.box, geometry, shape) if rows else None
     if box is None:
-        return _no_sites(columns)
+        return no_sites(columns)
     constants = [
         np.array(values, np.int64)
         for values in (
@@ -280,7 +147,7 @@ def fine_sites(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] | 
         rows,
         geometry.volume,
     )
-    return _sites_of(box, keys)
+    return sites_of(box, keys)
 
 
 def unique_sites(indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -292,4 +159,4 @@ def unique_sites(indices: Tensor) -> tuple[Tensor, Tensor]:
     rows = np.empty(len(sites), np.int64)
     firsts = np.empty(len(sites), np.int64)
     runs = _number_runs(packed, order, rows, firsts)
-    return _sites_of(box, packed[firsts[:runs]]), torch.from_numpy(rows)
+    return sites_of(box, packed[firsts[:runs]]), torch.from_numpy(rows)
