@@ -48,8 +48,9 @@ FORBIDDEN = {
     "sparseconv.nn": ("sparseconv.backends", "sparseconv.ops"),
     "sparseconv.models": ("sparseconv.backends", "sparseconv.ops"),
     "sparseconv.ops": ("sparseconv.coordinates", "sparseconv.tensor"),
-    "sparseconv.backends.cpu": ("sparseconv.backends.reference",),
-    "sparseconv.backends.reference": ("sparseconv.backends.cpu", "numba"),
+    "sparseconv.backends.cpu": ("sparseconv.backends.reference", "sparseconv.backends.cuda"),
+    "sparseconv.backends.cuda": ("sparseconv.backends.reference", "sparseconv.backends.cpu"),
+    "sparseconv.backends.reference": ("sparseconv.backends.cpu", "sparseconv.backends.cuda", "numba"),
 }
 # Heavy libraries stay behind the functions that need them.
 LAZY = ("open3d", "laspy", "matplotlib", "numba", "typer", "rich", "triton")

@@ -262,6 +262,6 @@ def _check_cuda(device: torch.device) -> None:
     accepted = importlib.import_module("sparseconv.backends.cuda").DEVICE_TYPES
     if device.type not in accepted:
         raise ValueError(
-            f"the cuda backend works on tensors on {' or '.join(accepted)} here, got one on {device}; move it, leave "
-            "use_backend, or set NUMBA_ENABLE_CUDASIM=1 before Python starts to simulate a GPU on CPU tensors"
+            f"the cuda backend works on tensors on {' or '.join(accepted)} here, got one on {device}; move it, "
+            "leave use_backend, or set NUMBA_ENABLE_CUDASIM=1 before Python starts to simulate a GPU"
         )

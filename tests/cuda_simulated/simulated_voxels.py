@@ -1,0 +1,59 @@
+"""Points to voxels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tolerance import assert_close
+
+from sparseconv.backends import cuda, reference
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 53])
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # the simulator computes as numpy does
+def test_place_points(count: int, bounded: bool) -> None:
+    points = torch.randn(count, 4) * 3
+    if count > 8:
+        points[2, 1], points[3, 2], points[4, 0] = float("nan"), float("inf"), -float("inf")
+        points[5] = torch.tensor([3e38, -3e38, 1e10, 0])
+        points[6, :3] = torch.tensor([0.3, 0.1, -0.2])  # on the faces of voxels
+        points[7, 3] = float("nan")  # no coordinate
+    low, size = torch.tensor([-2.0, -3.0, -1.0]), torch.tensor([0.1, 0.2, 0.3])
+    grid = torch.tensor([40, 30, 10]) if bounded else None
+    cells, status = cuda.place_points(points, low, size, grid)
+    expected_cells, expected_status = reference.place_points(points, low, size, grid)
+    assert torch.equal(status, expected_status) and status.dtype == torch.uint8
+    inside = status == 0
+    assert torch.equal(cells[inside], expected_cells[inside]) and cells.dtype == torch.int32
+    if count > 8:
+        assert status.unique().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("count", [0, 1, 61])
+def test_reduce_points(count: int, dtype: torch.dtype) -> None:
+    values = torch.randn(count, 3, dtype=dtype)
+    n_rows = count // 3
+    rows = torch.randint(-1, max(1, n_rows), (count,)) if n_rows else torch.full((count,), -1)
+    # Every row has a point, as voxels do.
+    rows[:n_rows] = torch.randperm(n_rows)
+    for reduce in ("sum", "mean", "max", "first"):
+        found, counts = cuda.reduce_points(values, rows, n_rows, reduce)
+        expected, expected_counts = reference.reduce_points(values.double(), rows, n_rows, reduce)
+        assert torch.equal(counts, expected_counts) and counts.dtype == torch.int32
+        assert_close(found, expected, 61, reduce)
+
+
+def test_reduce_points_in_their_order() -> None:
+    values = torch.tensor([[1e8], [1.0], [-1e8], [7.0]])
+    rows = torch.tensor([0, 0, 0, -1])
+    assert cuda.reduce_points(values, rows, 2, "sum")[0].tolist() == [[0.0], [0.0]]
+    found, counts = cuda.reduce_points(torch.empty(4, 0), rows, 2, "mean")
+    assert found.shape == (2, 0) and counts.tolist() == [3, 0]
+
+
+@pytest.mark.parametrize("count", [0, 1, 61])
+def test_rank_in_voxel(count: int) -> None:
+    rows = torch.randint(-1, 9, (count,))
+    assert torch.equal(cuda.rank_in_voxel(rows, 9), reference.rank_in_voxel(rows, 9))
