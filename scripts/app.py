@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -17,8 +18,11 @@ def main() -> None:
         )
         raise SystemExit(2) from None
     del rich
+    # Read when torch is loaded: its OpenMP threads then leave the cores to the kernels and to reading processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from sparseconv.scripts.bench import bench
     from sparseconv.scripts.convert import convert
+    from sparseconv.scripts.flops import flops
     from sparseconv.scripts.run import run
     from sparseconv.scripts.voxelize import voxelize
     from sparseconv.scripts.warmup import warmup
@@ -31,6 +35,7 @@ def main() -> None:
     )
     app.command()(voxelize)
     app.command()(run)
+    app.command()(flops)
     app.command()(convert)
     app.command()(bench)
     app.command()(warmup)

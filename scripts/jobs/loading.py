@@ -99,9 +99,11 @@ def _load(items: Any, indices: Sequence[int], workers: int, take: Callable[[int,
         for index, item in zip(indices, loaded, strict=True):
             take(index, item)
     except RuntimeError as error:
-        text = " ".join(str(error).split())
         if not is_worker_death(error):
             raise
+        # Where the parent was waiting for data, the loader puts its own words before the signal's.
+        cause = error.__cause__
+        text = " ".join(str(cause if cause is not None and is_worker_death(cause) else error).split())
         return text.partition(" Details are lost")[0].rstrip(". ")
     return None
 

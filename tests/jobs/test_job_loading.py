@@ -1,0 +1,87 @@
+"""Workers that die, and memory that stays where it is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_scans import Fragile, settings, write_scans
+
+from sparseconv.scripts.jobs.job import Outcome, process_scans
+from sparseconv.scripts.jobs.loading import for_each
+from sparseconv.scripts.jobs.search import find_scans
+
+
+def collect(items: Any, workers: int) -> tuple[dict[int, int], dict[int, str]]:
+    taken: dict[int, int] = {}
+    given_up: dict[int, str] = {}
+    for_each(items, workers, taken.__setitem__, given_up.__setitem__)
+    return taken, given_up
+
+
+def test_a_dead_worker_costs_the_item_that_kills_it_and_no_other(tmp_path: Path) -> None:
+    taken, given_up = collect(Fragile(9, {4}, {6}, tmp_path), 2)
+    assert taken == {index: 10 * index for index in range(9) if index != 4}
+    assert list(given_up) == [4]
+    assert "died twice" in given_up[4] and "Killed" in given_up[4]
+
+
+def test_no_items_and_no_workers(tmp_path: Path) -> None:
+    assert collect(Fragile(0, set(), set(), tmp_path), 2) == ({}, {})
+    assert collect(Fragile(3, set(), set(), tmp_path), 0) == ({0: 0, 1: 10, 2: 20}, {})
+
+
+class _Unloadable(Fragile):
+    """Cannot be unpickled where the workers are."""
+
+    def watched(self, workers: int) -> Fragile:
+        copy = super().watched(workers)
+        copy.__class__ = _Unloadable
+        return copy
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        os._exit(3)
+
+
+def test_workers_that_never_begin_are_an_error_and_no_endless_loop(tmp_path: Path) -> None:
+    with pytest.raises(ChildProcessError, match=r"before they read any file .*--jobs 0"):
+        collect(_Unloadable(2, set(), set(), tmp_path), 1)
+
+
+def test_an_error_of_the_consumer_is_its_own(tmp_path: Path) -> None:
+    def consume(index: int, item: int) -> None:
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        for_each(Fragile(3, set(), set(), tmp_path), 1, consume, lambda index, reason: None)
+
+
+def _resident_megabytes() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_does_not_grow_with_the_number_of_scans(tmp_path: Path) -> None:
+    write_scans(tmp_path / "in", 340)
+    held: dict[int, float] = {}
+    outcome = process_scans(
+        find_scans([tmp_path / "in"]),
+        tmp_path / "out",
+        settings(),
+        workers=1,
+        on_scan=lambda outcome: held.__setitem__(len(outcome.done), _resident_megabytes()),
+    )
+    assert len(outcome.done) == 340
+    early, late = (max(held[n] for n in range(start, start + 40)) for start in (40, 300))
+    # The tensors of one scan take 1 to 5 MB; kept, 260 of them would take hundreds.
+    assert late < early + 12, held
+
+
+def test_the_outcome_is_json() -> None:
+    summary = Outcome(3, 1, {"a"}, {"b": "why"}, 2.0).summary()
+    assert summary["scans_per_second"] == 0.5 and summary["failed"] == [{"name": "b", "reason": "why"}]
+    assert Outcome(0, 0).summary()["scans_per_second"] is None

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from job_scans import settings, write_scans
+
+from sparseconv.scripts.jobs.backbone import Backbone, WeightsChanged
+from sparseconv.scripts.jobs.job import process_scans
+from sparseconv.scripts.jobs.reading import VoxelizedScan, read_scan
+from sparseconv.scripts.jobs.records import Records
+from sparseconv.scripts.jobs.search import ScanFile, find_scans
+from sparseconv.scripts.network import build_network
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def run(source: Path, out: Path, **options: Any) -> Any:
+    chosen = options.pop("settings", None) or settings()
+    return process_scans(find_scans([source]), out, chosen, workers=0, **options)
+
+
+def test_each_scan_once_and_only_what_is_left(tmp_path: Path) -> None:
+    paths = write_scans(tmp_path / "in", 4)
+    first = run(tmp_path / "in", tmp_path / "out")
+    assert (first.skipped, len(first.done), first.failed) == (0, 4, {})
+    assert [record["name"] for record in lines(tmp_path / "out")] == sorted(
+        path.relative_to(tmp_path / "in").as_posix() for path in paths
+    )
+    write_scans(tmp_path / "in", 6)
+    # A file that has changed is run again, and so is one whose result is torn.
+    whole = (tmp_path / "out/results.jsonl").read_text()
+    (tmp_path / "out/results.jsonl").write_text(whole[:-25])
+    changed = paths[0]
+    changed.write_bytes(changed.read_bytes() + bytes(16))
+    second = run(tmp_path / "in", tmp_path / "out")
+    torn = json.loads(whole.splitlines()[-1])["name"]
+    assert changed.relative_to(tmp_path / "in").as_posix() in second.done and torn in second.done
+    records = lines(tmp_path / "out")
+    assert len(records) == len({record["name"] for record in records}) == 6
+    third = run(tmp_path / "in", tmp_path / "out")
+    assert (third.skipped, len(third.done)) == (6, 0)
+    assert lines(tmp_path / "out") == records
+
+
+def test_a_record_counts_what_the_library_counts(tmp_path: Path) -> None:
+    from sparseconv import SparseTensor, voxelize
+    from sparseconv.datasets import read_points
+    from sparseconv.flops import count_forward
+    from sparseconv.scripts.scan import SECOND_RANGE
+
+    (path,) = write_scans(tmp_path / "in", 1)
+    run(tmp_path / "in", tmp_path / "out", save_features=True)
+    (record,) = lines(tmp_path / "out")
+    voxels = voxelize(read_points(path).points, (0.5, 0.5, 0.1), SECOND_RANGE)
+    torch.manual_seed(0)
+    network = build_network("VoxelBackBone8x", 4)
+    count = count_forward(network, SparseTensor(voxels.features, voxels.indices, [41, 160, 141], 1))
+    assert record["points"] == 600 and record["voxels"] == len(voxels.indices)
+    assert record["macs"] == count.macs and record["dense_macs"] == count.dense_macs
+    arrays = np.load(tmp_path / "out" / record["features"])
+    torch.testing.assert_close(torch.from_numpy(arrays["features"]), count.output.encoded.features, rtol=0, atol=0)
+    assert len(arrays["indices"]) == record["output_voxels"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"voxel_size": (0.4, 0.5, 0.1)}, r"voxel_size \[0\.5, 0\.5, 0\.1\] there, \[0\.4, 0\.5, 0\.1\] here"),
+        ({"voxel_size": None}, "here"),
+        ({"point_range": (0.0, -40.0, -3.0, 70.4, 40.0, 3.0)}, "range chosen for each scan there"),
+    ],
+)
+def test_results_of_other_settings_are_never_mixed(tmp_path: Path, change: Any, message: str) -> None:
+    write_scans(tmp_path / "in", 2)
+    run(tmp_path / "in", tmp_path / "out", save_features=True)
+    before = (tmp_path / "out/results.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "in", tmp_path / "out", settings=settings(**change))
+    assert (tmp_path / "out/results.jsonl").read_bytes() == before
+    outcome = run(tmp_path / "in/first", tmp_path / "out", settings=settings(**change), overwrite=True)
+    assert len(outcome.done) == 1
+    # What another setting made is gone, features too.
+    assert [record["name"] for record in lines(tmp_path / "out")] == ["000000.bin"]
+    assert not list((tmp_path / "out").rglob("*.npz"))
+
+
+def test_other_weights_are_noticed(tmp_path: Path) -> None:
+    write_scans(tmp_path / "in", 1)
+    network = build_network("VoxelBackBone8x", 4)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    chosen = settings(weights=tmp_path / "weights.pth")
+    run(tmp_path / "in", tmp_path / "out", settings=chosen)
+    run(tmp_path / "in", tmp_path / "random", settings=settings())
+    keys = ("macs", "output_sha256")
+    assert [lines(tmp_path / "out")[0][key] for key in keys] == [
+        lines(tmp_path / "random")[0][key] for key in keys
+    ]
+    with torch.no_grad():
+        next(network.parameters()).add_(1)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"weights weights\.pth, sha256"):
+        run(tmp_path / "in", tmp_path / "out", settings=settings(weights=tmp_path / "weights.pth"))
+    # In the middle of a job the file is what it was when the job began, or the job stops.
+    scan = find_scans([tmp_path / "in"])[0]
+    read = read_scan(0, scan, chosen)
+    assert isinstance(read, VoxelizedScan)
+    with pytest.raises(WeightsChanged, match="has changed"):
+        Backbone(chosen).run(scan, read)
+
+
+def test_weights_of_another_model_are_a_reason(tmp_path: Path) -> None:
+    write_scans(tmp_path / "in", 1)
+    torch.save({"a": torch.ones(1)}, tmp_path / "weights.pth")
+    outcome = run(tmp_path / "in", tmp_path / "out", settings=settings(weights=tmp_path / "weights.pth"))
+    assert "does not fit VoxelBackBone8x with 4 input channels" in outcome.failed["first/000000.bin"]
+
+
+def test_features_are_added_where_they_were_not_kept(tmp_path: Path) -> None:
+    write_scans(tmp_path / "in", 2)
+    run(tmp_path / "in", tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.npz"))
+    assert len(run(tmp_path / "in", tmp_path / "out", save_features=True).done) == 2
+    (tmp_path / "out/features/first/000000.bin.npz").unlink()
+    assert run(tmp_path / "in", tmp_path / "out", save_features=True).done == {"first/000000.bin"}
+    assert run(tmp_path / "in", tmp_path / "out").skipped == 2
+    assert not list((tmp_path / "out").rglob(".partial*"))
+
+
+def test_overwrite_runs_again(tmp_path: Path) -> None:
+    write_scans(tmp_path / "in", 2)
+    run(tmp_path / "in", tmp_path / "out")
+    assert len(run(tmp_path / "in", tmp_path / "out", overwrite=True).done) == 2
+    assert len(lines(tmp_path / "out")) == 2
+
+
+def test_the_same_name_from_another_folder_is_refused(tmp_path: Path) -> None:
+    write_scans(tmp_path / "one", 1)
+    write_scans(tmp_path / "two", 1, points=700)
+    run(tmp_path / "one", tmp_path / "out")
+    with pytest.raises(ValueError, match=r"is the result of .*one.*, not of .*two.*another --out"):
+        run(tmp_path / "two", tmp_path / "out")
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    with Records(tmp_path, settings()), pytest.raises(ValueError, match="another job is writing"):
+        Records(tmp_path, settings())
+    with Records(tmp_path, settings()) as records:
+        assert not records.is_done(ScanFile("a", tmp_path / "a"), False)
+
+
+def test_bad_files_are_named_and_the_rest_is_done(tmp_path: Path) -> None:
+    write_scans(tmp_path / "in", 3)
+    (tmp_path / "in/broken.bin").write_bytes(b"\0" * 30)
+    (tmp_path / "in/far.bin").write_bytes(b"\0\0\x7a\x44" * 16)
+    outcome = run(tmp_path / "in", tmp_path / "out")
+    assert len(outcome.done) == 3 and set(outcome.failed) == {"broken.bin", "far.bin"}
+    assert "none of its 4 points lies in the range" in outcome.failed["far.bin"]
+    summary = json.loads((tmp_path / "out/job_summary.json").read_text())
+    assert [failure["name"] for failure in summary["failed"]] == ["broken.bin", "far.bin"]
+    write_scans(tmp_path / "again", 1)
+    (tmp_path / "again/first/000000.bin").rename(tmp_path / "in/broken.bin")
+    assert run(tmp_path / "in", tmp_path / "out").done == {"broken.bin"}
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(ValueError, match="is a file"):
+        Records(tmp_path / "out", settings())
