@@ -119,7 +119,7 @@ class KernelMap:
     def neighbor_table(self) -> Tensor:
         """For each output row and tap the input row, -1 where there is none: int32 ``[n_out, K]``."""
         table = torch.full((self.n_out, self.volume), -1, dtype=torch.int32, device=self.in_rows.device)
-        taps = torch.arange(self.volume).repeat_interleave(self.counts).to(table.device)
+        taps = torch.arange(self.volume, device="cpu").repeat_interleave(self.counts).to(table.device)
         table[self.out_rows.long(), taps] = self.in_rows
         return table
 

@@ -144,7 +144,7 @@ def as_batch(points: PointsLike) -> tuple[Tensor, list[int]]:
 
 def sample_of_points(sizes: list[int], device: torch.device) -> Tensor:
     """The sample of each point of a batch: int64 ``[N]``."""
-    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
+    return torch.arange(len(sizes), device="cpu").repeat_interleave(torch.tensor(sizes, device="cpu")).to(device)
 
 
 def _group(

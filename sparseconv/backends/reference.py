@@ -82,12 +82,12 @@ def kernel_pairs(fine: SiteIndex, coarse: SiteIndex, geometry: ConvGeometry) -> 
         fine_rows.append(rows[hits])
         coarse_rows.append(hits)
         counts.append(len(hits))
-    tap_offsets = torch.tensor(counts, dtype=torch.int64).cumsum(0)
+    tap_offsets = torch.tensor(counts, dtype=torch.int64, device="cpu").cumsum(0)
     return torch.cat(fine_rows).int(), torch.cat(coarse_rows).int(), tap_offsets
 
 
 def order_pairs(in_rows: Tensor, out_rows: Tensor, tap_offsets: Tensor) -> tuple[Tensor, Tensor]:
-    taps = torch.arange(len(tap_offsets) - 1).repeat_interleave(tap_offsets.diff())
+    taps = torch.arange(len(tap_offsets) - 1, device="cpu").repeat_interleave(tap_offsets.diff())
     key = (taps.to(out_rows.device) << 32) | out_rows.long()
     order = torch.argsort(key)
     return in_rows[order], out_rows[order]

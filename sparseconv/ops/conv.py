@@ -247,7 +247,7 @@ def sum_rows(grad: Tensor) -> Tensor:  # [N, C] -> [C]
     A bias is a weight on an input of constant one, so this is that weight's gradient.
     """
     rows = torch.arange(grad.shape[0], dtype=torch.int32, device=grad.device)
-    tap_offsets = torch.arange(2) * grad.shape[0]
+    tap_offsets = torch.arange(2, device="cpu") * grad.shape[0]
     ones = grad.new_ones((grad.shape[0], 1))
     backend = backend_for(grad.device)
     out = backend.weight_gradient(widen(ones), widen(grad), rows, rows, tap_offsets, 1)

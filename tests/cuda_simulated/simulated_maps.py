@@ -10,7 +10,7 @@ from made_sites import make_sites
 
 from sparseconv import ConvGeometry, Coordinates, use_backend
 from sparseconv.backends import cuda, reference
-from sparseconv.backends.cuda import grouping
+from sparseconv.backends.cuda import by_row
 from sparseconv.backends.cuda import kernel_map as cuda_map
 from sparseconv.backends.cuda.implicit_gemm_table import map_tables
 
@@ -71,8 +71,8 @@ def test_a_map_is_grouped_once_and_forgotten_with_it() -> None:
         kernel_map = coordinates.submanifold_map(ConvGeometry.submanifold(2, 3))
         columns = kernel_map.in_rows, kernel_map.out_rows, kernel_map.tap_offsets
         before = len(map_tables)
-        groups = grouping.pairs_by_row(*columns, 20)
-        assert grouping.pairs_by_row(*columns, 20) is groups
+        groups = by_row.pairs_by_row(*columns, 20)
+        assert by_row.pairs_by_row(*columns, 20) is groups
         assert torch.equal(kernel_map.out_rows[groups.order.long()], kernel_map.out_rows.sort().values)
         assert len(map_tables) == before + 1
         del coordinates, kernel_map, columns

@@ -9,25 +9,30 @@ from tolerance import assert_close
 from sparseconv.backends import cuda, reference
 
 
+@pytest.mark.parametrize(("max_voxels", "in_order"), [(None, True), (None, False), (7, False), (7, True)])
 @pytest.mark.parametrize("bounded", [True, False])
 @pytest.mark.parametrize("count", [0, 1, 53])
 @pytest.mark.filterwarnings("ignore:overflow encountered")  # the simulator computes as numpy does
-def test_place_points(count: int, bounded: bool) -> None:
+def test_group_points(count: int, bounded: bool, max_voxels: int | None, in_order: bool) -> None:
     points = torch.randn(count, 4) * 3
     if count > 8:
         points[2, 1], points[3, 2], points[4, 0] = float("nan"), float("inf"), -float("inf")
         points[5] = torch.tensor([3e38, -3e38, 1e10, 0])
         points[6, :3] = torch.tensor([0.3, 0.1, -0.2])  # on the faces of voxels
         points[7, 3] = float("nan")  # no coordinate
+        points[20:30] = points[10:20]
     low, size = torch.tensor([-2.0, -3.0, -1.0]), torch.tensor([0.1, 0.2, 0.3])
     grid = torch.tensor([40, 30, 10]) if bounded else None
-    cells, status = cuda.place_points(points, low, size, grid)
-    expected_cells, expected_status = reference.place_points(points, low, size, grid)
-    assert torch.equal(status, expected_status) and status.dtype == torch.uint8
-    inside = status == 0
-    assert torch.equal(cells[inside], expected_cells[inside]) and cells.dtype == torch.int32
+    sizes = [count // 3, 0, count - count // 3]
+    arguments = (points, sizes, low, size, grid, max_voxels, in_order)
+    found, expected = cuda.group_points(*arguments), reference.group_points(*arguments)
+    for name, value, wanted in zip(found._fields, found, expected, strict=True):
+        if isinstance(wanted, torch.Tensor):
+            assert torch.equal(value, wanted) and value.dtype == wanted.dtype, name
+        else:
+            assert value == wanted, name
     if count > 8:
-        assert status.unique().tolist() == [0, 1, 2]
+        assert found.num_outside > 0 and found.num_nonfinite == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -51,9 +56,3 @@ def test_reduce_points_in_their_order() -> None:
     assert cuda.reduce_points(values, rows, 2, "sum")[0].tolist() == [[0.0], [0.0]]
     found, counts = cuda.reduce_points(torch.empty(4, 0), rows, 2, "mean")
     assert found.shape == (2, 0) and counts.tolist() == [3, 0]
-
-
-@pytest.mark.parametrize("count", [0, 1, 61])
-def test_rank_in_voxel(count: int) -> None:
-    rows = torch.randint(-1, 9, (count,))
-    assert torch.equal(cuda.rank_in_voxel(rows, 9), reference.rank_in_voxel(rows, 9))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sparseconv.backends.cuda import depthwise, implicit_gemm
-from sparseconv.backends.cuda.grouping import pairs_by_row
+from sparseconv.backends.cuda.by_row import pairs_by_row
 from sparseconv.backends.cuda.launch import cuda, kernel
 
 # Values of a gather buffer, and of a product buffer, at most: 256 MB each in float32. Larger ones gain nothing (a
@@ -99,7 +99,7 @@ def _convolve_mm(
     c_out, _, depth = w.shape
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     out = torch.empty((n_out, c_out), dtype=dtype, device=x.device)
-    by_row = pairs_by_row(in_rows, out_rows, tap_offsets, n_out)
+    of_row = pairs_by_row(in_rows, out_rows, tap_offsets, n_out)
     nothing = torch.empty(0, dtype=dtype, device=x.device)
     added = nothing if bias is None else bias.detach().to(dtype).contiguous()
     other = nothing.reshape(0, c_out) if c_out else nothing.reshape(0, 1)
@@ -124,8 +124,8 @@ def _convolve_mm(
             out.numel(),
             products,
             first,
-            by_row.order,
-            by_row.starts,
+            of_row.order,
+            of_row.starts,
             added if is_last else nothing,
             other if is_last else other[:0],
             int(first > 0),
@@ -135,7 +135,7 @@ def _convolve_mm(
     if pairs == 0:
         # No pair, but the epilogue: the sums are over nothing.
         nowhere = out.new_empty((0, c_out))
-        _sum_products.launch(out.numel(), nowhere, 0, by_row.order, by_row.starts, added, other, 0, int(relu), out)
+        _sum_products.launch(out.numel(), nowhere, 0, of_row.order, of_row.starts, added, other, 0, int(relu), out)
     return out
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparseconv.backends.cuda.grouping import offsets_on_device, pairs_by_row
+from sparseconv.backends.cuda.by_row import offsets_on_device, pairs_by_row
 from sparseconv.backends.cuda.launch import cuda, kernel
 
 # Input channels of a group, at most. A GEMM tile of 16 would be a quarter full with four.

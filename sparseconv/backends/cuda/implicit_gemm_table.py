@@ -141,8 +141,10 @@ def build_step_table(
     device = in_rows.device
     counts = tap_offsets[first : last + 1].diff()
     # Bit 0 is the most frequent tap, so that the rarest decides first. Stable: equal maps give equal tables.
-    bit_of_tap = torch.empty(n_taps, dtype=torch.int32)
-    bit_of_tap[torch.argsort(counts, descending=True, stable=True)] = torch.arange(n_taps, dtype=torch.int32)
+    bit_of_tap = torch.empty(n_taps, dtype=torch.int32, device="cpu")
+    bit_of_tap[torch.argsort(counts, descending=True, stable=True)] = torch.arange(
+        n_taps, dtype=torch.int32, device="cpu"
+    )
     bit_of_tap = bit_of_tap.to(device)
     mask_of_tap = torch.ones_like(bit_of_tap) << bit_of_tap
     ends = (tap_offsets[first + 1 : last + 1]).to(device)
@@ -202,8 +204,8 @@ def build_tasks(tap_offsets: Tensor, device: torch.device, length: int) -> Tasks
     counts = tap_offsets.diff()
     tasks_of_tap = (counts + length - 1).div(length, rounding_mode="floor")
     firsts = torch.nn.functional.pad(tasks_of_tap.cumsum(0), (1, 0))
-    taps = torch.arange(len(counts)).repeat_interleave(tasks_of_tap)
-    begins = tap_offsets[taps] + (torch.arange(len(taps)) - firsts[taps]) * length
+    taps = torch.arange(len(counts), device="cpu").repeat_interleave(tasks_of_tap)
+    begins = tap_offsets[taps] + (torch.arange(len(taps), device="cpu") - firsts[taps]) * length
     bounds = torch.stack([begins, torch.minimum(begins + length, tap_offsets[taps + 1])], 1)
     return Tasks(bounds.to(device), firsts.to(device), Ready.now(device))
 

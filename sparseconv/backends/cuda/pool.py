@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseconv.backends.cuda.grouping import pairs_by_row
+from sparseconv.backends.cuda.by_row import pairs_by_row
 from sparseconv.backends.cuda.launch import BLOCK, cuda, kernel
 
 # Pairs of a row on average from which a block works on it: a kernel of 3x3x3 has 27 at most, and a block of 32

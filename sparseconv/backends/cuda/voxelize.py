@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparseconv.backends import PointGroups
-from sparseconv.backends.cuda.grouping import group_by_row
+from sparseconv.backends.cuda.by_row import group_by_row
 from sparseconv.backends.cuda.launch import cuda, kernel
 from sparseconv.backends.cuda.sites import unique_sites
 from sparseconv.backends.grouping import group_cells

@@ -1,7 +1,7 @@
 """Positions grouped by the row that they belong to: what kernels without atomics sum over.
 
 The pairs of a map are grouped by tap. A thread that owns an output row needs that row's pairs instead, in order of
-taps. Both groupings of a map are kept as long as its tensors live.
+taps. That grouping is kept with the map, as the tables of the implicit GEMM are.
 """
 
 from __future__ import annotations
