@@ -19,6 +19,10 @@ from sparseconv.ops import weighted_sum
 from sparseconv.ops.mapped import convolve_features
 
 
+# A sample's four pairs: pixel, share and sample of each, and as much again while they are computed.
+_PAIR_BYTES = 4 * 28
+
+
 def _patch_map(n_rows: int, taps: int, device: torch.device) -> KernelMap:
     """Map from ``n_rows x taps`` sampled rows onto ``n_rows`` output rows."""
     rows = torch.arange(n_rows, device=device)
@@ -133,7 +137,7 @@ def deform_conv2d(
         kernel_map = remembered(key, lambda: _patch_map(n_rows, taps, rows.device))
         return convolve_features(patches, weight, bias, kernel_map, channels // weight.shape[2])
 
-    bytes_per_row = 4 * taps * channels * max(4, rows.element_size())
+    bytes_per_row = taps * (channels * rows.element_size() + _PAIR_BYTES * groups)
     output = by_row_chunks(chunk, batch_size * window.n_out, bytes_per_row, tuple(tensors))
     return as_image(output, batch_size, window.out_shape)
 
