@@ -65,6 +65,12 @@ def extent_of(points: NDArray[np.float32], voxel_size: tuple[float, ...]) -> tup
     return (*(first * size).tolist(), *((first + cells) * size).tolist())
 
 
+def with_room(point_cloud_range: tuple[float, ...], voxel_size: tuple[float, ...]) -> tuple[float, ...]:
+    """The range, its upper ends raised where an axis would have fewer than ``_FEWEST_CELLS`` cells."""
+    low, high = np.array(point_cloud_range[:3]), np.array(point_cloud_range[3:])
+    return (*low.tolist(), *np.maximum(high, low + _FEWEST_CELLS * np.array(voxel_size)).tolist())
+
+
 def voxel_size_for(points: NDArray[np.float32]) -> tuple[float, ...]:
     """The segmentation voxel, or one that cuts a small object's longest side into about ``_OBJECT_CELLS``."""
     low, high = _finite_box(points)
