@@ -1,12 +1,88 @@
-"""Point clouds from files, and simulated ones where there is no file.
+"""Point clouds from files, data sets of them, and simulated ones where there is no file.
 
-Importing this package loads NumPy and nothing heavier; Open3D and laspy are imported by the one
-function that needs them.
+`read_points` reads one file. The data sets (`KittiObject`, `SemanticKitti`, `NuScenes`, `Waymo`, `ScanNet`,
+`S3DIS`, `ModelNet40`, `ShapeNetPart`) are `torch.utils.data.Dataset`s of `Sample`s; `collate` makes a batch with
+a sparse tensor of several, and `augmentations` change them.
+
+Importing this package loads NumPy and nothing heavier: what needs torch is imported when it is named; Open3D,
+laspy and pyarrow by the one function that needs them.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import augmentations
+from .boxes import box_corners, overlap_bev, points_in_boxes, transform_boxes
 from .files import SUPPORTED_SUFFIXES, read_points
+from .folders import DatasetFolderError
+from .mesh import TriangleMesh, sample_surface
+from .mesh_files import read_mesh
 from .point_cloud import PointCloud
 from .point_file import PointFileError
+from .sample import Sample
 from .simulated_street import SimulatedStreet
 
-__all__ = ["PointCloud", "PointFileError", "read_points", "SUPPORTED_SUFFIXES", "SimulatedStreet"]
+if TYPE_CHECKING:
+    from .collate import Batch, collate, label_voxels
+    from .kitti_object import KittiObject
+    from .modelnet40 import ModelNet40
+    from .nuscenes import NuScenes
+    from .point_dataset import PointDataset
+    from .s3dis import S3DIS
+    from .scannet import ScanNet
+    from .semantic_kitti import SemanticKitti
+    from .shapenet_part import ShapeNetPart
+    from .waymo import Waymo
+
+_LAZY = {
+    "Batch": "collate",
+    "collate": "collate",
+    "label_voxels": "collate",
+    "KittiObject": "kitti_object",
+    "ModelNet40": "modelnet40",
+    "NuScenes": "nuscenes",
+    "PointDataset": "point_dataset",
+    "S3DIS": "s3dis",
+    "ScanNet": "scannet",
+    "SemanticKitti": "semantic_kitti",
+    "ShapeNetPart": "shapenet_part",
+    "Waymo": "waymo",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch, imported when it is named."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "Batch",
+    "DatasetFolderError",
+    "KittiObject",
+    "ModelNet40",
+    "NuScenes",
+    "PointCloud",
+    "PointDataset",
+    "PointFileError",
+    "S3DIS",
+    "SUPPORTED_SUFFIXES",
+    "Sample",
+    "ScanNet",
+    "SemanticKitti",
+    "ShapeNetPart",
+    "SimulatedStreet",
+    "TriangleMesh",
+    "Waymo",
+    "augmentations",
+    "box_corners",
+    "collate",
+    "label_voxels",
+    "overlap_bev",
+    "points_in_boxes",
+    "read_mesh",
+    "read_points",
+    "sample_surface",
+    "transform_boxes",
+]

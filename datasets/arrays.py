@@ -20,6 +20,16 @@ _HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+# What zipfile raises for damaged, encrypted and unsupported entries.
+_DAMAGED_ARCHIVE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OSError,
+)
 # Deflate gives at most 1032 bytes for one; an entry that declares more is damaged or hostile.
 _LARGEST_DEFLATE_EXPANSION = 1032
 
@@ -72,18 +82,35 @@ def read_npz(path: PathLike) -> PointCloud:
                 labels = _parse_npy(path, _extract(path, archive, entries["labels"]), "the array 'labels'")
     except PointFileError:
         raise
-    # What zipfile raises for damaged, encrypted and unsupported entries.
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        ValueError,
-        OSError,
-    ) as error:
+    except _DAMAGED_ARCHIVE as error:
         raise PointFileError(path, f"is not a readable NPZ archive ({brief(error)}): save it again") from None
     return _cloud(path, points, labels)
+
+
+def read_npz_arrays(path: PathLike) -> dict[str, npt.NDArray[Any]]:
+    """Read every array of an NPZ file; nothing is unpickled.
+
+    Args:
+        path: the `.npz` file.
+
+    Returns:
+        Name to array of numbers.
+
+    Raises:
+        PointFileError: the archive is damaged, or an array holds something else than numbers.
+    """
+    content = read_bytes(path)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return {
+                name: _parse_npy(path, _extract(path, archive, entry), f"the array {brief(name)!r}")
+                for entry in archive.infolist()
+                if (name := entry.filename.removesuffix(".npy")) != entry.filename
+            }
+    except PointFileError:
+        raise
+    except _DAMAGED_ARCHIVE as error:
+        raise PointFileError(path, f"is not a readable NPZ archive ({brief(error)}): save it again") from None
 
 
 def _extract(path: PathLike, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:

@@ -86,7 +86,7 @@ def _binary_vertices(
 ) -> list[npt.NDArray[Any]]:
     offset = header.data_offset
     for element in before:
-        offset = _end_of_element(path, content, offset, element, header.byte_order)
+        offset = end_of_element(path, content, offset, element, header.byte_order)
     record = vertices.record(header.byte_order)
     if vertices.count * record.itemsize > len(content) - offset:
         raise _cut_off(path, vertices, f"{max(0, len(content) - offset)} bytes for them")
@@ -98,7 +98,22 @@ def _native(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def _end_of_element(path: PathLike, content: bytes, offset: int, element: PlyElement, byte_order: str) -> int:
+def end_of_element(path: PathLike, content: bytes, offset: int, element: PlyElement, byte_order: str) -> int:
+    """Where a binary element ends.
+
+    Args:
+        path: the file, for messages.
+        content: the whole file.
+        offset: where the element begins.
+        element: as the header describes it.
+        byte_order: `"<"` or `">"`.
+
+    Returns:
+        The offset of the first byte behind it; for an element without lists it may lie beyond the content.
+
+    Raises:
+        PointFileError: a list reaches beyond the content.
+    """
     if not element.has_lists:
         return offset + element.count * element.record(byte_order).itemsize
     endian: Literal["little", "big"] = "little" if byte_order == "<" else "big"
