@@ -22,8 +22,10 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from sparseconv.scripts.bench import bench
     from sparseconv.scripts.convert import convert
+    from sparseconv.scripts.doctor import doctor
     from sparseconv.scripts.flops import flops
     from sparseconv.scripts.run import run
+    from sparseconv.scripts.variants import variants
     from sparseconv.scripts.voxelize import voxelize
     from sparseconv.scripts.warmup import warmup
 
@@ -38,7 +40,9 @@ def main() -> None:
     app.command()(flops)
     app.command()(convert)
     app.command()(bench)
+    app.command()(variants)
     app.command()(warmup)
+    app.command()(doctor)
     app()
 
 

@@ -171,6 +171,7 @@ def kernel_pairs(fine: SiteIndex, coarse: SiteIndex, geometry: ConvGeometry) -> 
 
 def order_pairs(in_rows: Tensor, out_rows: Tensor, tap_offsets: Tensor) -> tuple[Tensor, Tensor]:
     """See :meth:`sparseconv.backends.Backend.order_pairs`."""
-    taps = torch.arange(len(tap_offsets) - 1, device="cpu").repeat_interleave(tap_offsets.diff())
-    order = torch.argsort((taps.to(out_rows.device) << 32) | out_rows, stable=True)
+    counts = tap_offsets.diff().to(out_rows.device)
+    taps = torch.repeat_interleave(counts, output_size=len(out_rows))
+    order = torch.argsort((taps << 32) | out_rows, stable=True)
     return in_rows[order], out_rows[order]
