@@ -328,7 +328,11 @@ LAYERS: dict[str, Case] = {
     ),
 }
 OTHERS: dict[str, Case] = {
-    "backend": (lambda: sc.use_backend("opencl").__enter__(), ValueError, ("no backend 'opencl'", "cuda, reference")),
+    "backend": (
+        lambda: sc.use_backend("opencl").__enter__(),
+        ValueError,
+        ("no backend 'opencl'", "cuda, reference"),
+    ),
     "hash of floats": (lambda: sc.CoordinateHash(SITES.float()), TypeError, ("int32", "float32")),
     "hash of duplicates": (
         lambda: sc.CoordinateHash(SITES[[0, 0]]),

@@ -46,6 +46,7 @@ class Case:
         options: what the step is told.
         target: what is aimed at.
         depth: layers behind each other, for the tolerance of the comparison.
+        half_ulp: rounding of what layers hand to each other; 0: float32, whose sums err by more.
         is_ours_alone: no peer runs it, and its memory is measured.
     """
 
@@ -56,6 +57,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     target: Target | None = None
     depth: int = 1
+    half_ulp: float = 0.0
     is_ours_alone: bool = False
 
 
@@ -89,6 +91,12 @@ def _networks() -> Iterable[Case]:
     ):
         options = {"model": "VoxelBackBone8x", "backward": backward}
         yield Case("W3", name, "network", DETECTOR, options, aim, depth=12)
+    options = {"model": "VoxelBackBone8x", "backward": False}
+    fused = options | {"fused": True}
+    yield Case("W3", "inference, fused", "network", DETECTOR, fused, Target("spconv", 2.3), depth=12)
+    half = fused | {"dtype": "bfloat16"}
+    aim = Target("spconv", 4.0)
+    yield Case("W3", "inference, fused, bfloat16", "network", DETECTOR, half, aim, depth=12, half_ulp=2.0**-9)
     options = {"model": "MinkUNet18", "backward": False}
     yield Case("W4", FINE, "network", FINE, options, Target("spconv", 1.7), depth=42)
 

@@ -13,7 +13,7 @@ import numpy as np
 from sparseconv.scripts.benchmarks.case_data import Arrays, CaseData
 from sparseconv.scripts.benchmarks.cases import Case
 from sparseconv.scripts.benchmarks.samples import CaseResult, Timing
-from sparseconv.scripts.benchmarks.verify import mismatch, tolerance
+from sparseconv.scripts.benchmarks.verify import mismatch, storage_tolerance, tolerance
 from sparseconv.scripts.benchmarks.workers import Program, Worker, WorkerError
 
 # One turn of a program: samples for this long, and no more than so many.
@@ -73,7 +73,7 @@ class Field:
         able = [program for program in self.programs if self._can_run(program, case)]
         timings = {program.name: Timing(program.peer) for program in able}
         reference: Arrays | None = None
-        relative = tolerance(_terms(case, arrays), case.depth)
+        relative = max(tolerance(_terms(case, arrays), case.depth), storage_tolerance(case.half_ulp, case.depth))
         for program in able:
             output = self._prepare(program, case, options, path, timings[program.name])
             if output is None:

@@ -25,6 +25,14 @@ def tolerance(terms: int, depth: int = 1) -> float:
     return _WORST_OF_MANY * _HALF_ULP * float(np.sqrt(terms)) * growth
 
 
+def storage_tolerance(half_ulp: float, depth: int) -> float:
+    """As :func:`tolerance` for a network whose every layer rounds its output to a half type.
+
+    The roundings add up as a random walk; the worst of a million values is some six standard errors off.
+    """
+    return 6 * half_ulp * float(np.sqrt(depth))
+
+
 def _order(sites: np.ndarray) -> np.ndarray:
     return np.lexsort(sites.T[::-1])
 

@@ -13,6 +13,7 @@ from sparseconv import functional
 from sparseconv.coordinates import Coordinates
 from sparseconv.geometry import ConvGeometry
 from sparseconv.models import build_model
+from sparseconv.nn import fuse
 from sparseconv.tensor import SparseTensor
 from sparseconv.voxelization import hard_voxelize, voxelize
 
@@ -28,7 +29,7 @@ def _tensor(arrays: Arrays, features: Tensor) -> SparseTensor:
 
 
 def _rows(output: SparseTensor) -> Arrays:
-    return {"indices": output.indices.numpy(), "features": output.features.detach().numpy()}
+    return {"indices": output.indices.numpy(), "features": output.features.detach().float().numpy()}
 
 
 def subm(arrays: Arrays, options: Arrays) -> Step:
@@ -67,13 +68,17 @@ def strided(arrays: Arrays, options: Arrays) -> Step:
 
 
 def network(arrays: Arrays, options: Arrays) -> Step:
-    """A backbone: inference, or forward and backward."""
+    """A backbone: inference, in a half type and fused where told so, or forward and backward."""
     model = build_model(options["model"], arrays["features"].shape[1])
     prefix = "state."
     state = {key[len(prefix) :]: torch.from_numpy(a) for key, a in arrays.items() if key.startswith(prefix)}
     model.load_state_dict(state)
     model.train(options["backward"])
-    features = torch.from_numpy(arrays["features"])
+    dtype = getattr(torch, options.get("dtype", "float32"))
+    model.to(dtype)
+    if options.get("fused"):
+        model = fuse(model)
+    features = torch.from_numpy(arrays["features"]).to(dtype)
 
     def run() -> SparseTensor:
         with torch.set_grad_enabled(options["backward"]):

@@ -14,16 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparseconv.backends.cpu import depthwise
+from sparseconv.backends.cpu import amx, conv_bfloat16, depthwise
 from sparseconv.backends.cpu.bisect import first_at_least
+from sparseconv.backends.cpu.epilogue import BLOCK, finish_block
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.threads import run_ranges
 from sparseconv.backends.cpu.tile import KINDS, gather_tiles, outer_tiles
 from sparseconv.backends.cpu.vector_unit import PREFERS_BFLOAT16_DOT
-
-# Output rows per block. With 128 channels the scratch is 256 KB, so that it stays in a second-level cache,
-# and a 3x3x3 tap of a LiDAR frame still has about 80 pairs, ten full tiles, in a block.
-_BLOCK = 512
 
 # Multiply-adds that are worth a thread of their own: about 50 us of arithmetic.
 _WORTH_A_THREAD = 4_000_000
@@ -35,6 +32,9 @@ _MAX_TASKS = 256
 # Pairs taken at once through all channel tiles: their rows stay in the second-level cache meanwhile.
 _PAIRS_AT_ONCE = 256
 
+
+# Channels from which bfloat16 goes to the processor's matrix tiles, which take 32 at once.
+_TILE_CHANNELS = 8
 
 _TORCH = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
 
@@ -102,10 +102,10 @@ def _convolve(x, packed, plan, bias, residual, relu, in_rows, out_rows, tap_offs
     width = c_out // groups
     item = packed.itemsize
     group_bytes = x.shape[1] // groups * x.itemsize
-    acc = np.empty((_BLOCK, columns), out.dtype)
+    acc = np.empty((BLOCK, columns), out.dtype)
     position = np.empty(taps, np.int64)
     for tap in range(taps):
-        position[tap] = first_at_least(out_rows, tap_offsets[tap], tap_offsets[tap + 1], start * _BLOCK)
+        position[tap] = first_at_least(out_rows, tap_offsets[tap], tap_offsets[tap + 1], start * BLOCK)
     stops = np.empty(taps, np.int64)
     x_at = x.ctypes.data
     in_at = in_rows.ctypes.data
@@ -113,8 +113,8 @@ def _convolve(x, packed, plan, bias, residual, relu, in_rows, out_rows, tap_offs
     weight_at = packed.ctypes.data
     acc_at = acc.ctypes.data
     for block in range(start, stop):
-        row0 = block * _BLOCK
-        row1 = min(n_out, row0 + _BLOCK)
+        row0 = block * BLOCK
+        row1 = min(n_out, row0 + BLOCK)
         for tap in range(taps):
             # Output rows are distinct within a tap, so a block holds at most as many pairs as rows.
             far = min(tap_offsets[tap + 1], position[tap] + (row1 - row0))
@@ -145,18 +145,7 @@ def _convolve(x, packed, plan, bias, residual, relu, in_rows, out_rows, tap_offs
                         row0,
                         n,
                     )
-            first_column = g * width
-            for r in range(row1 - row0):
-                for o in range(width):
-                    acc[r, o] += bias[first_column + o]
-                if residual.shape[0]:
-                    for o in range(width):
-                        acc[r, o] += residual[row0 + r, first_column + o]
-                if relu:
-                    for o in range(width):
-                        acc[r, o] = 0 if acc[r, o] < 0 else acc[r, o]
-                for o in range(width):
-                    out[row0 + r, first_column + o] = acc[r, o]
+            finish_block(acc, bias, residual, relu, row0, row1, g * width, width, out)
         position[:] = stops
 
 
@@ -218,10 +207,12 @@ def convolve(
 ) -> Tensor:
     """See :meth:`sparseconv.backends.Backend.convolve`."""
     c_out, taps, depth = weight.shape
-    if features.dtype == torch.bfloat16 and (not PREFERS_BFLOAT16_DOT or (depth % 2 and groups > 1) or depth < 2):
+    takes_tiles = features.dtype == torch.bfloat16 and depth >= _TILE_CHANNELS and amx.is_usable()
+    takes_pairs = PREFERS_BFLOAT16_DOT and depth >= 2 and not (depth % 2 and groups > 1)
+    if features.dtype == torch.bfloat16 and not (takes_tiles or takes_pairs):
         features, weight = features.float(), weight.float()
     is_half = features.dtype == torch.bfloat16
-    if is_half and depth % 2:
+    if is_half and depth % 2 and not takes_tiles:
         # Pairs need an even row length: a channel of zeros that the weight's padding never multiplies.
         features = torch.nn.functional.pad(features, (0, 1))
     x, w = (_bits(tensor.detach()) for tensor in (features.contiguous(), weight))
@@ -238,6 +229,11 @@ def convolve(
     if depth == 1 and groups > 1:
         depthwise.convolve(x, w, b, sources, pairs, offsets, out)
         return _finish(out, added, relu)
+    blocks = -(-n_out // BLOCK)
+    smallest = 1 + _WORTH_A_THREAD * blocks // max(1, len(pairs) * depth * c_out)
+    if takes_tiles:
+        conv_bfloat16.convolve(x, w, b, added, relu, sources, pairs, offsets, groups, out, smallest)
+        return torch.from_numpy(out)
     plan = column_plan(c_out // groups, dtype.itemsize)
     steps = -(-depth // 2) if is_half else depth
     packed = np.empty((taps, groups, steps, int(plan[-1, 0])), np.int32 if is_half else dtype)
@@ -247,12 +243,10 @@ def convolve(
         taps,
         1 + _WORTH_A_THREAD * taps // (16 * max(1, packed.size)),
     )
-    blocks = -(-n_out // _BLOCK)
-    work = max(1, len(pairs) * depth * c_out)
     run_ranges(
         lambda start, stop: _convolve(x, packed, plan, b, added, relu, sources, pairs, offsets, start, stop, out),
         blocks,
-        1 + _WORTH_A_THREAD * blocks // work,
+        smallest,
     )
     return torch.from_numpy(out)
 
