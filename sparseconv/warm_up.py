@@ -46,6 +46,13 @@ def _convolution(dtype: torch.dtype) -> None:
     F.sparse_conv_transpose(x, weight, stride=2, groups=4).features.sum().backward()
 
 
+def _half_convolution() -> None:
+    """bfloat16 has kernels of its own where the processor multiplies it."""
+    x = _sample(torch.float32)
+    wide = x.replace_feature(x.features.detach().repeat(1, 8).bfloat16())
+    F.subm_conv(wide, torch.randn(16, 3, 3, 3, 32).bfloat16())
+
+
 def _pooling_and_norm(dtype: torch.dtype) -> None:
     x = _sample(dtype)
     norm = BatchNorm(4).to(dtype)
@@ -62,6 +69,7 @@ def _weighted_pairs(dtype: torch.dtype) -> None:
 def steps(dtypes: Sequence[torch.dtype] = (torch.float32,)) -> Iterator[tuple[str, Callable[[], None]]]:
     """What :func:`warm_up` does, in named steps for a progress display."""
     yield "voxelization", _voxelization
+    yield "convolution in bfloat16", _half_convolution
     for dtype in dtypes:
         name = str(dtype).removeprefix("torch.")
         for label, step in (
@@ -77,7 +85,7 @@ def warm_up(dtypes: Sequence[torch.dtype] = (torch.float32,)) -> None:
     """Compile the kernels, forward and backward, and keep their code, so that no first call has to.
 
     Args:
-        dtypes: float32, float64 or both; the half precisions run on float32's kernels.
+        dtypes: float32, float64 or both; what the half precisions need beyond float32's kernels is always included.
     """
     state = torch.random.get_rng_state()
     with torch.enable_grad():
