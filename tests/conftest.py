@@ -30,6 +30,34 @@ settings.load_profile("sparseconv")
 _GARBAGE = 0x5A5A5A5A5A5A5A5A
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where tensors that tests make are put, and whose backend they try beside the reference",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--device") == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError(
+            "--device cuda: torch finds no NVIDIA GPU here (torch.cuda.is_available() is False). "
+            "`sparseconv doctor` names what is missing; without the option the suite runs on the CPU"
+        )
+
+
+@pytest.fixture(autouse=True)
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The device of ``--device``, on which tensors are made that name none."""
+    chosen = torch.device(request.config.getoption("--device"))
+    if chosen.type == "cuda":
+        torch.set_default_device(chosen)
+    yield chosen
+    if chosen.type == "cuda":
+        torch.set_default_device(None)
+
+
 @pytest.fixture(autouse=True)
 def _seeds() -> None:
     torch.manual_seed(0)
@@ -44,10 +72,11 @@ def _same_threads_afterwards() -> Iterator[None]:
 
 
 @pytest.fixture(params=["cpu", "reference"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run the test once on each backend."""
-    with sparseconv.use_backend(request.param):
-        yield request.param
+def backend(request: pytest.FixtureRequest, device: torch.device) -> Iterator[str]:
+    """Run the test once on each backend of the device."""
+    name = device.type if request.param == "cpu" else request.param
+    with sparseconv.use_backend(name):
+        yield name
 
 
 def _called_by_engine() -> bool:

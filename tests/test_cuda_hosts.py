@@ -225,3 +225,12 @@ def test_results_do_not_depend_on_the_default_device(case: str, is_sorted: bool,
     with _default_device(GPU):
         found = result()
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: the option is taken")
+def test_the_suite_says_that_there_is_no_gpu_to_run_on() -> None:
+    command = [sys.executable, "-m", "pytest", "--device", "cuda", "-p", "no:cacheprovider", "--collect-only"]
+    folder = Path(__file__).parent
+    result = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False, timeout=100)
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "torch finds no NVIDIA GPU here" in result.stderr
