@@ -233,6 +233,21 @@ def test_the_number_of_taps_of_a_table_does_not_change_a_bit(taps: int) -> None:
     assert torch.equal(*results)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("taps", [5, 40])
+def test_a_half_result_is_rounded_once(dtype: torch.dtype, taps: int) -> None:
+    pairs = random_map(60, 70, taps)
+    x, weight = inputs(60, 8, 20, taps, 1, dtype)
+    bias, residual = torch.randn(20), torch.randn(70, 20).to(dtype)
+    wide = implicit_gemm.convolve(x, weight, bias, *pairs, 70, 1, residual, True)
+    found = implicit_gemm.convolve(x, weight, bias, *pairs, 70, 1, residual, True, dtype=dtype)
+    assert found.dtype == dtype
+    if dtype == torch.float16:
+        assert torch.equal(found, wide.to(dtype))
+    # The interpreter cuts bfloat16 off; that the machine code rounds is seen in test_implicit_gemm_compile.
+    assert ((found.float() - wide).abs() <= torch.finfo(dtype).eps * wide.abs()).all()
+
+
 def test_half_precisions_are_multiplied_exactly() -> None:
     """Products of integers up to 16 bits wide are exact in float32, and so are their few sums."""
     pairs = submanifold_map(60, (3, 3, 3))

@@ -129,9 +129,10 @@ def convolve(
     residual: Tensor | None = None,
     relu: bool = False,
     *,
+    dtype: torch.dtype = torch.float32,
     tile: ConvolutionTile | None = None,
 ) -> Tensor:
-    """See :meth:`sparseconv.backends.Backend.convolve`; takes float16 as well, and gives float32.
+    """See :meth:`sparseconv.backends.Backend.convolve`; takes float16 as well, and gives float32 unless asked.
 
     Waits for the device at the first use of a map with a tile shape, and never again.
 
@@ -146,6 +147,7 @@ def convolve(
         groups: number of groups.
         residual: ``[n_out, C_out]`` or None.
         relu: set negative values to zero.
+        dtype: type of the result; sums are float32 in any case, and rounded once.
         tile: the shape to use in place of the tuned or the usual one.
 
     Raises:
@@ -155,7 +157,7 @@ def convolve(
     kernels = _checked_kernels(features, weight, groups)
     x, w = features.detach(), weight.detach()
     c_out, _, depth = w.shape
-    out = torch.empty((n_out, c_out), dtype=torch.float32, device=x.device)
+    out = torch.empty((n_out, c_out), dtype=dtype, device=x.device)
     if out.numel() == 0:
         return out
     problem = problem_of(n_out, x, c_out, groups)
@@ -169,6 +171,10 @@ def convolve(
             in_rows, out_rows, tap_offsets, n_out=n_out, block=shape.rows, most_taps=shape.taps
         ),
     )
+    # Sums that one table leaves to the next.
+    sums = out
+    if len(tables) > 1 and dtype != torch.float32:
+        sums = torch.empty((n_out, c_out), dtype=torch.float32, device=x.device)
     bias = None if bias is None else bias.detach().contiguous()
     residual = None if residual is None else residual.detach().contiguous()
     tiles_per_group = -(-problem.width // shape.columns)
@@ -182,7 +188,8 @@ def convolve(
                 w,
                 bias if is_last else None,
                 residual if is_last else None,
-                out,
+                sums if number > 0 else None,
+                out if is_last else sums,
                 table.sources,
                 table.taps,
                 table.starts,
@@ -195,7 +202,6 @@ def convolve(
                 -(-depth // shape.channels),
                 column_tiles,
                 tiles_per_group,
-                ACCUMULATE=number > 0,
                 RELU=relu and is_last,
                 EVEN_DEPTH=depth % shape.channels == 0,
                 EVEN_WIDTH=problem.width % shape.columns == 0,

@@ -18,6 +18,7 @@ def convolve_tile(
     weight,
     bias,
     residual,
+    sums,
     out,
     sources,
     step_taps,
@@ -34,7 +35,6 @@ def convolve_tile(
     channel_blocks,
     column_tiles,
     tiles_per_group,
-    ACCUMULATE: tl.constexpr,
     RELU: tl.constexpr,
     EVEN_DEPTH: tl.constexpr,
     EVEN_WIDTH: tl.constexpr,
@@ -48,7 +48,8 @@ def convolve_tile(
 
     A step is one tap of one tile; ``sources [steps, BLOCK_M]`` names the input row of each lane, -1 where there
     is none. ``rows [tiles * BLOCK_M]`` names the output row of each lane, -1 beyond the last. One loop runs over
-    steps and channel blocks together, so that it is long enough to be pipelined. ``WIDEN`` multiplies in float32,
+    steps and channel blocks together, so that it is long enough to be pipelined. ``sums`` are those of earlier
+    taps, in float32, or None; they may be the memory of ``out``. ``WIDEN`` multiplies in float32,
     for the interpreter, which cannot multiply bfloat16; the products are the same.
     """
     program = tl.program_id(0)
@@ -60,9 +61,11 @@ def convolve_tile(
     in_width = column < width
     out_column = (group * width + column).to(tl.int64)
     row = tl.load(rows + tile * BLOCK_M + lanes)
-    places = out + row.to(tl.int64)[:, None] * channels_out + out_column[None, :]
+    place = row.to(tl.int64)[:, None] * channels_out + out_column[None, :]
     stored = (row >= 0)[:, None] & in_width[None, :]
-    total = tl.load(places, mask=stored, other=0.0) if ACCUMULATE else tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if sums is not None:
+        total = tl.load(sums + place, mask=stored, other=0.0)
 
     first_step = tl.load(tile_starts + tile)
     steps = (tl.load(tile_starts + tile + 1) - first_step).to(tl.int32)
@@ -92,12 +95,11 @@ def convolve_tile(
     if bias is not None:
         total += tl.load(bias + out_column, mask=in_width, other=0.0).to(tl.float32)[None, :]
     if residual is not None:
-        beside = residual + row.to(tl.int64)[:, None] * channels_out + out_column[None, :]
-        total += tl.load(beside, mask=stored, other=0.0).to(tl.float32)
+        total += tl.load(residual + place, mask=stored, other=0.0).to(tl.float32)
     if RELU:
         # A comparison, not a maximum: NaN stays.
         total = tl.where(total < 0.0, 0.0, total)
-    tl.store(places, total, mask=stored)
+    tl.store(out + place, total, mask=stored)
 
 
 @triton.jit

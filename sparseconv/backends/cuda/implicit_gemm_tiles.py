@@ -16,6 +16,8 @@ HALF = (torch.float16, torch.bfloat16)
 # At least four tiles of 128 rows for each of the 132 multiprocessors of an H100; with fewer, tiles of 64 rows
 # spread the work better and are filled with fewer absent neighbours.
 _ROWS_FOR_TALL_TILES = 4 * 132 * 128
+# With fewer programs than two for each multiprocessor, narrower ones are better, though they gather rows again.
+_FEWEST_PROGRAMS = 2 * 132
 # Taps that one order of rows serves. Their bits fit an int32, which sorts in half the passes of an int64.
 MOST_TAPS = 31
 _FEW_TAPS = 16
@@ -138,13 +140,17 @@ def convolution_tile(problem: Problem) -> ConvolutionTile:
     """The tile of a convolution that has not been tuned."""
     tall = problem.rows >= _ROWS_FOR_TALL_TILES
     rows = 128 if tall else 64
+    columns = _covering(problem.width, 128 if problem.on_tensor_cores else 64)
+    while (
+        columns > 32
+        and -(-problem.rows // rows) * -(-problem.width // columns) * problem.groups < _FEWEST_PROGRAMS
+    ):
+        columns //= 2
     if problem.on_tensor_cores:
-        columns = _covering(problem.width, 128)
         # Two of the widest stages of a 64-channel step would spill on sm_80.
         channels = _covering(problem.depth, 64 if problem.dtype in HALF and columns < 128 else 32)
         warps = 8 if tall and columns >= 64 else 4
     else:
-        columns = _covering(problem.width, 64)
         channels = 16
         warps = 8 if tall and columns == 64 else 4
     few = problem.depth >= _DEPTH_FOR_FEW_TAPS["tensor" if problem.on_tensor_cores else "vector"]
