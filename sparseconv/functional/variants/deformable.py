@@ -13,7 +13,7 @@ from sparseconv import ops
 from sparseconv.compilation import eager
 from sparseconv.coordinates import Coordinates
 from sparseconv.functional.variants.differences import check_missing
-from sparseconv.functional.variants.placement import Size, check_kernel_axes
+from sparseconv.functional.variants.placement import Size, check_kernel_axes, kept_with
 from sparseconv.geometry import MAX_CELLS, ConvGeometry
 from sparseconv.kernel_map import KernelMap
 from sparseconv.ops.mapped import convolve_features
@@ -21,8 +21,9 @@ from sparseconv.tensor import SparseTensor, check_sparse
 
 # Bytes of the look-ups and samples of one chunk of rows; with gradients a few times that are alive at once.
 CHUNK_BYTES = 64 << 20
-# For each corner that is looked up: its site (up to 5 int32), its row, its share and what they are made of.
-_BYTES_PER_CORNER = 64
+# A place is a few int64 for each axis; a corner of it a row, a share and what they are made of.
+_BYTES_PER_PLACE = 256
+_BYTES_PER_CORNER = 32
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -31,7 +32,8 @@ class _Samples:
     """Where some rows sample: one patch row for each (tap, row) that finds a voxel, in that order.
 
     Attributes:
-        in_rows: int32 ``[P]``, row of the features times the offset groups, plus the group.
+        in_rows: int32 ``[P]``, row of the features times the offset groups, plus the group; -1 for an absent
+            voxel.
         patch_rows: int32 ``[P]``, ascending: patch times the offset groups, plus the group.
         shares: ``[P, 1]``, differentiable.
         kernel_map: from the M patches onto the rows.
@@ -43,30 +45,33 @@ class _Samples:
     kernel_map: KernelMap
 
 
-def _corner_sites(sites: Tensor, offsets: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The cells round each sampling place: sites, whether they can exist, and the place within the cell.
+def _corners(sites: Coordinates) -> tuple[Coordinates, Tensor]:
+    """Every cell with a voxel at a corner, shifted by one, and the rows of its corners: int32 ``[M, 2^D]``.
+
+    A window of two sites a side: so one look-up finds all corners of a place; an absent one is -1.
+    """
+    cells, kernel_map = sites.downsample(ConvGeometry.create(sites.ndim, 2, 1, 1))
+    return cells, kept_with(kernel_map, "corners", kernel_map.neighbor_table)
+
+
+def _find_cells(sites: Tensor, offsets: Tensor, low: Tensor, cells: Coordinates) -> Tensor:
+    """Row among the cells of each sampling place, -1 where it has no voxel: int64 ``[K, R, G]``.
 
     Args:
         sites: int32 ``[R, 1 + D]``.
         offsets: int64 ``[K, D]`` of the taps.
-        shifts: ``[K, R, G, D]``.
-
-    Returns:
-        int32 ``[K, R, G, 2^D, 1 + D]``, bool ``[K, R, G, 2^D]`` and ``[K, R, G, D]`` in 0 .. 1.
+        low: ``[K, R, G, D]``, whole steps of the places from there.
+        cells: of :func:`_corners`.
     """
-    ndim = offsets.shape[1]
-    # The cell is a constant of the gradient. Far outside is as good as outside, and cannot overflow.
-    low = shifts.detach().floor()
-    part = shifts - low
+    # Far outside is as good as outside, and cannot overflow.
     limit = float(1 << 33)
     steps = low.double().nan_to_num(0.0, limit, -limit).clamp(-limit, limit).long()
-    cell = sites[:, None, 1:].long() + offsets[:, None, None] + steps  # [K, R, G, D]
-    corners = torch.tensor(list(itertools.product((0, 1), repeat=ndim)), device=sites.device)
-    places = cell[..., None, :] + corners
+    places = sites[:, None, 1:].long() + (offsets[:, None, None] + 1) + steps
     inside = ((places >= -MAX_CELLS - 1) & (places <= MAX_CELLS)).all(-1)
-    places = torch.where(inside[..., None], places, 0)
-    batch = sites[:, 0].long()[:, None, None].expand(places.shape[:-1])
-    return torch.cat([batch[..., None], places], -1).int(), inside, part
+    batch = sites[:, 0, None].expand(inside.shape)
+    query = torch.cat([batch[..., None], torch.where(inside[..., None], places, 0).int()], -1)
+    found = cells.lookup(query.reshape(-1, query.shape[-1])).reshape(inside.shape)
+    return torch.where(inside, found, -1)
 
 
 def _find(
@@ -74,23 +79,29 @@ def _find(
 ) -> _Samples:
     """Look up the corners of some rows' samples: shifts ``[R, G, K, D]``, mask ``[R, G, K]``."""
     ndim = offsets.shape[1]
-    corner_sites, inside, part = _corner_sites(coordinates.indices[rows], offsets, shifts.permute(2, 0, 1, 3))
-    n_rows, groups = part.shape[1:3]
-    found = coordinates.lookup(corner_sites.reshape(-1, 1 + ndim)).reshape(inside.shape)
-    exists = inside & (found >= 0)  # [K, R, G, 2^D]
-    shares = part.new_ones(exists.shape)
+    shifts = shifts.permute(2, 0, 1, 3)
+    n_rows, groups = shifts.shape[1:3]
+    # The cell is a constant of the gradient.
+    low = shifts.detach().floor()
+    cells, table = _corners(coordinates)
+    found = _find_cells(coordinates.indices[rows], offsets, low, cells)
+    has_voxel = found >= 0
+    place = tap, row, group = has_voxel.nonzero(as_tuple=True)
+    voxels = table[found[place]]  # [H, 2^D]
+    exists = voxels >= 0
+    part = shifts[place] - low[place]
+    shares = part.new_ones(voxels.shape)
     bits = torch.tensor(list(itertools.product((False, True), repeat=ndim)), device=part.device)
     for axis in range(ndim):
-        along = part[..., axis, None]
+        along = part[:, axis, None]
         shares = shares * torch.where(bits[:, axis], along, 1 - along)
     if missing == "ignore":
         total = (shares * exists).sum(-1, keepdim=True)
         shares = shares / torch.where(total > 0, total, 1)
     if mask is not None:
-        shares = shares * mask.permute(2, 0, 1)[..., None]
-    hit = exists.flatten(2).any(2)  # [K, R]
+        shares = shares * mask[row, group, tap][:, None]
+    hit = has_voxel.any(2)  # [K, R]
     patch = hit.flatten().cumsum(0).reshape(hit.shape) - 1
-    tap, row, group, corner = exists.nonzero(as_tuple=True)
     counts = hit.sum(1).cpu()
     n_patches = int(counts.sum())
     kernel_map = KernelMap(
@@ -102,10 +113,11 @@ def _find(
         True,
         trusted=True,
     )
+    patch_rows = patch[tap, row] * groups + group
     return _Samples(
-        (found[tap, row, group, corner] * groups + group).int(),
-        (patch[tap, row] * groups + group).int(),
-        shares[tap, row, group, corner][:, None],
+        torch.where(exists, voxels.long() * groups + group[:, None], -1).flatten().int(),
+        patch_rows[:, None].expand(voxels.shape).flatten().int(),
+        shares.reshape(-1, 1),
         kernel_map,
     )
 
@@ -131,7 +143,7 @@ def _check_sites(input: SparseTensor, other: SparseTensor, name: str) -> None:
 
 def _chunks(n_rows: int, samples: int, channels: int, ndim: int, element_size: int) -> list[slice]:
     """Ranges of rows that find ``samples`` places (taps times offset groups) each."""
-    per_row = samples * (_BYTES_PER_CORNER << ndim) + samples * channels * element_size
+    per_row = samples * (_BYTES_PER_PLACE + (_BYTES_PER_CORNER << ndim) + channels * element_size)
     step = max(1, CHUNK_BYTES // max(1, per_row))
     return [slice(start, min(n_rows, start + step)) for start in range(0, max(n_rows, 1), step)]
 
@@ -181,6 +193,11 @@ def deform_conv(
     channels = input.features.shape[1]
     shifts = _grouped_offsets(offset, geometry.volume, channels)
     n_groups = shifts.shape[1]
+    if len(input) * n_groups > MAX_CELLS:
+        raise ValueError(
+            f"{len(input)} rows in {n_groups} offset groups are beyond the int32 limit of {MAX_CELLS}: split the "
+            "batch"
+        )
     tensors = [input.features, shifts, weight] + ([] if bias is None else [bias])
     if mask is not None:
         _check_sites(input, mask, "mask")
@@ -237,5 +254,5 @@ def count_samples(
     for rows in _chunks(len(input), geometry.volume * shifts.shape[1], 0, input.ndim, 0):
         samples = _find(input.coordinates, rows, offsets, shifts[rows], None, "zero")
         patches += samples.kernel_map.n_pairs
-        voxels += len(samples.in_rows)
+        voxels += int((samples.in_rows >= 0).sum())
     return patches, voxels

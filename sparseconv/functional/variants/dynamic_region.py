@@ -44,13 +44,14 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_scores = None
         if ctx.needs_input_grad[1]:
-            features, weight = ctx.saved_tensors
+            # In the output's type: autocast, which chose it, is off on the way back.
+            features, weight = (tensor.to(grad.dtype) for tensor in ctx.saved_tensors)
             kernel_map = per_sample(ctx.record)
             columns = []
             # One region's output at a time.
             for region in range(weight.shape[1]):
                 rows = convolve_features(features, _by_tap(weight[:, region : region + 1]), None, kernel_map)
-                columns.append((grad * rows.to(grad.dtype)).sum(1))
+                columns.append((grad * rows).sum(1))
             grad_scores = torch.stack(columns, 1).to(ctx.dtype)
         return (
             grad,

@@ -13,6 +13,7 @@ from sparseconv.tensor import SparseTensor, check_sparse
 
 def pool_cells(input: SparseTensor, factor: int) -> SparseTensor:
     """Mean of the voxels that exist in each cell of ``factor`` sites a side, on the occupied cells, sorted."""
+    check_sparse(input, "pool_cells")
     sites, kernel_map = cells(input.coordinates, factor)
     return SparseTensor.from_coordinates(mean_over(input.features, kernel_map), sites, input.named_maps)
 

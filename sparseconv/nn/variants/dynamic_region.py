@@ -85,8 +85,11 @@ class DRConvolution(VariantConvolution):
     def kernels(self, input: SparseTensor) -> Tensor:
         """Kernels of each sample and region: ``[B, m, O, *kernel, C]``."""
         scores = self.routing(F.global_avg_pool(input)).unflatten(1, (self.region_num, -1))
-        shares = 2 * torch.sigmoid(scores).to(self.weight) / len(self.weight)
-        return torch.einsum("bjw,wok->bjok", shares, self.weight.flatten(2)).unflatten(3, self.weight.shape[2:])
+        # Autocast would round the kernels before they are mixed.
+        with torch.autocast(self.weight.device.type, enabled=False):
+            shares = 2 * torch.sigmoid(scores.to(self.weight)) / len(self.weight)
+            mixed = torch.einsum("bjw,wok->bjok", shares, self.weight.flatten(2))
+        return mixed.unflatten(3, self.weight.shape[2:])
 
     def forward(self, input: SparseTensor) -> SparseTensor:
         """See :func:`sparseconv.functional.dr_conv`."""

@@ -9,7 +9,7 @@ from sparseconv.functional.variants.differences import check_missing
 from sparseconv.functional.variants.octave import Octaves, octave_paths
 from sparseconv.nn.conv import SparseConvolution
 from sparseconv.nn.variants.base import DimensionedModule, Size
-from sparseconv.tensor import SparseTensor
+from sparseconv.tensor import SparseTensor, check_sparse
 
 
 class OctaveConvolution(DimensionedModule):
@@ -111,7 +111,8 @@ class OctaveConvolution(DimensionedModule):
         Raises:
             ValueError: a frequency is missing or too much.
         """
-        if isinstance(input, SparseTensor):
+        if not isinstance(input, tuple):
+            check_sparse(input, "an octave layer")
             input = (input, None) if self.in_high else (None, input)
         high, low = input
         for name, tensor, channels in (("high", high, self.in_high), ("low", low, self.in_low)):

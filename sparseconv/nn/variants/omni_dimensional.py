@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sparseconv import functional as F
 from sparseconv.geometry import per_axis
 from sparseconv.nn.variants.base import Size, VariantConvolution, new_parameter
-from sparseconv.tensor import SparseTensor
+from sparseconv.tensor import SparseTensor, check_sparse
 
 Attentions = tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]
 
@@ -80,6 +80,7 @@ class OmniDimensionalAttention(nn.Module):
 
     def forward(self, input: SparseTensor) -> Attentions:
         """Attentions over kernels, channels, filters and taps; None where it is 1."""
+        check_sparse(input, "an ODConv layer")
         occupied = input.coordinates.batch_map().in_counts() > 0
         hidden = self._hidden(F.global_avg_pool(input), occupied)
 
