@@ -18,7 +18,6 @@ from sparseconv.kernel_map import KernelMap
 from sparseconv.ops import weighted_sum
 from sparseconv.ops.mapped import convolve_features
 
-
 # A sample's four pairs: pixel, share and sample of each, and as much again while they are computed.
 _PAIR_BYTES = 4 * 28
 

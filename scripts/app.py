@@ -26,6 +26,7 @@ def main() -> None:
     from sparseconv.scripts.flops import flops
     from sparseconv.scripts.run import run
     from sparseconv.scripts.variants import variants
+    from sparseconv.scripts.view import view
     from sparseconv.scripts.voxelize import voxelize
     from sparseconv.scripts.warmup import warmup
 
@@ -38,6 +39,7 @@ def main() -> None:
     app.command()(voxelize)
     app.command()(run)
     app.command()(flops)
+    app.command()(view)
     app.command()(convert)
     app.command()(bench)
     app.command()(variants)

@@ -29,3 +29,13 @@ def complete_folder(folder: Path) -> Iterator[Path]:
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_output_file(path: Path | None, option: str) -> None:
+    """Refuse a file that cannot be written before the work that it shall hold is done.
+
+    Raises:
+        ValueError: ``path`` is a folder, or lies in none that exists.
+    """
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise ValueError(f"{option} must name a file in a folder that exists, got {path}")
