@@ -20,10 +20,11 @@ from .mesh_files import read_mesh
 from .point_cloud import PointCloud
 from .point_file import PointFileError
 from .sample import Sample
+from .simulated_room import SimulatedRoom
 from .simulated_street import SimulatedStreet
 
 if TYPE_CHECKING:
-    from .collate import Batch, collate, label_voxels
+    from .batching import Batch, collate, label_voxels
     from .kitti_object import KittiObject
     from .modelnet40 import ModelNet40
     from .nuscenes import NuScenes
@@ -32,12 +33,13 @@ if TYPE_CHECKING:
     from .scannet import ScanNet
     from .semantic_kitti import SemanticKitti
     from .shapenet_part import ShapeNetPart
+    from .simulated_datasets import SimulatedRoomDataset, SimulatedStreetDataset
     from .waymo import Waymo
 
 _LAZY = {
-    "Batch": "collate",
-    "collate": "collate",
-    "label_voxels": "collate",
+    "Batch": "batching",
+    "collate": "batching",
+    "label_voxels": "batching",
     "KittiObject": "kitti_object",
     "ModelNet40": "modelnet40",
     "NuScenes": "nuscenes",
@@ -46,6 +48,8 @@ _LAZY = {
     "ScanNet": "scannet",
     "SemanticKitti": "semantic_kitti",
     "ShapeNetPart": "shapenet_part",
+    "SimulatedRoomDataset": "simulated_datasets",
+    "SimulatedStreetDataset": "simulated_datasets",
     "Waymo": "waymo",
 }
 
@@ -72,7 +76,10 @@ __all__ = [
     "ScanNet",
     "SemanticKitti",
     "ShapeNetPart",
+    "SimulatedRoom",
+    "SimulatedRoomDataset",
     "SimulatedStreet",
+    "SimulatedStreetDataset",
     "TriangleMesh",
     "Waymo",
     "augmentations",

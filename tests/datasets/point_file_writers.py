@@ -174,6 +174,19 @@ def minimal_files(folder: Path) -> dict[str, Path]:
         ".txt": lines.encode(),
         ".csv": ("# comment\nx;y;z;i\n" + lines.replace(" ", ";").replace(".", ",")).encode(),
     }
+    corners = "\n".join("{:.3f} {:.3f} {:.3f}".format(*row) for row in xyz)
+    faces = [(i, i + 1, i + 2) for i in range(38)]
+    contents[".off"] = (
+        f"OFF\n40 38 0\n{corners}\n{''.join(f'3 {a} {b} {c}' + chr(10) for a, b, c in faces)}".encode()
+    )
+    contents[".obj"] = ("v " + corners.replace("\n", "\nv ")).encode() + b"".join(
+        f"\nf {a + 1} {b + 1} {c + 1}".encode() for a, b, c in faces
+    )
+    contents[".stl"] = (
+        bytes(80)
+        + (38).to_bytes(4, "little")
+        + b"".join(bytes(12) + xyz[list(face)].astype("<f4").tobytes() + bytes(2) for face in faces)
+    )
     files = {suffix: folder / f"valid{suffix}" for suffix in (*contents, ".npy", ".npz")}
     for suffix, content in contents.items():
         files[suffix].write_bytes(content)

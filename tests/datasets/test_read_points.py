@@ -40,7 +40,8 @@ def test_every_suffix_in_any_case_has_a_reader(valid: dict[str, Path], suffix: s
     for name in (path, str(path), loud):
         cloud = read_points(name)
         assert isinstance(cloud, PointCloud)
-        assert len(cloud) == 40
+        # From surfaces a fixed number of points is drawn.
+        assert len(cloud) == (100_000 if suffix in (".off", ".obj", ".stl") else 40)
         assert cloud.points.flags.owndata or cloud.points.base is not None
     assert ("ring" in cloud.fields) == (suffix in (".pcd.bin", ".pcd", ".ply"))
 
