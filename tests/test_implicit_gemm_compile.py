@@ -105,6 +105,18 @@ def test_every_tile_of_the_tables(arch: int, kind: tuple[torch.dtype, Precision]
             assert max(pending) > 0, tile
 
 
+@pytest.mark.parametrize("arch", [86, 89, 100, 120])
+def test_other_cards(arch: int, tmp_path: Path) -> None:
+    """The largest tiles on the small cards of two generations, and on those that came after the H100."""
+    problem = Problem(10**6, 128, 128, 1, torch.bfloat16, "ieee")
+    with compiling_for(arch, tmp_path) as found:
+        for tile in (convolution_tile(problem), gradient_tile(problem)):
+            code = compile_tile(tile, 128, 128, torch.bfloat16, found)
+            assert code.stack_bytes <= STACK_BYTES and code.local_bytes == 0
+            assert code.shared_bytes <= 99 * 1024
+            assert code.count("mma") > 0
+
+
 @pytest.mark.parametrize("arch", [A100, H100])
 def test_float16_and_groups_and_tails(arch: int, tmp_path: Path) -> None:
     """Launches beside the whole tiles: odd channels, groups, an epilogue, views, one of everything."""
