@@ -194,6 +194,21 @@ def test_the_guides_gradient_is_the_straight_through_one(backend: str) -> None:
         F.dr_conv(x, scene(3, count=29, channels=4), weight)
 
 
+def test_a_guide_learns_under_autocast_from_kernels_in_half_precision() -> None:
+    x = scene(3, count=30, dtype=torch.float32)
+    weight = torch.randn(3, 4, WIDTH, 3, 3, 3, CHANNELS)
+    rows = torch.randn(30, 4)
+    grads = []
+    for half in (False, True):
+        leaf = rows.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            kernels = weight.bfloat16() if half else weight
+            out = F.dr_conv(x, x.replace_feature(leaf), kernels, subm=True).features
+        out.float().square().mean().backward()
+        grads.append(leaf.grad)
+    assert float((grads[1] - grads[0]).abs().max()) < 0.05 * float(grads[0].abs().max())
+
+
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_involution(backend: str, ndim: int, stride: int) -> None:
