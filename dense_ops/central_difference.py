@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sparseconv.compilation import eager
@@ -13,31 +11,7 @@ from sparseconv.dense_ops.executor import image_shape
 from sparseconv.dense_ops.padding import check_padding_mode
 from sparseconv.dense_ops.reparameterised import ReparameterisedConv2d, convolve_folded
 from sparseconv.dense_ops.window import Padding, Size, Window
-
-# Raster numbers, in a 3x3 kernel, of the five stored taps: N W C E S, and NW NE C SW SE.
-CROSSES = {"hv": (1, 3, 4, 5, 7), "dg": (0, 2, 4, 6, 8)}
-
-
-@functools.lru_cache(maxsize=64)
-def central_folding(height: int, width: int, theta: float) -> Tensor:
-    """``W'_centre = W_centre - theta sum W`` as a matrix ``[K, K]``."""
-    if height % 2 == 0 or width % 2 == 0:
-        raise ValueError(f"a central difference needs a centre tap: kernel sides must be odd, got {height, width}")
-    with torch.inference_mode(False):
-        matrix = torch.eye(height * width, dtype=torch.float64)
-        matrix[:, height * width // 2] -= theta
-    return matrix
-
-
-@functools.lru_cache(maxsize=64)
-def cross_folding(direction: str, theta: float) -> Tensor:
-    """From the five stored taps to the 3x3 kernel: ``[5, 9]``."""
-    if direction not in CROSSES:
-        raise ValueError(f"direction must be 'hv' (horizontal and vertical) or 'dg' (diagonal), got {direction!r}")
-    with torch.inference_mode(False):
-        matrix = torch.eye(9, dtype=torch.float64)[list(CROSSES[direction])]
-        matrix[:, 4] -= theta
-    return matrix
+from sparseconv.difference_taps import central_taps, cross_taps
 
 
 @eager
@@ -78,7 +52,7 @@ def central_difference_conv2d(
     """
     check_padding_mode(padding_mode)
     window = Window.create(image_shape(input), weight.shape[2:], stride, padding, dilation)
-    matrix = central_folding(weight.shape[2], weight.shape[3], theta)
+    matrix = central_taps((weight.shape[2], weight.shape[3])).folding(theta)
     return convolve_folded(input, weight, matrix, bias, window, groups, padding_mode)
 
 
@@ -122,7 +96,9 @@ def cross_central_difference_conv2d(
     if weight.dim() != 4 or weight.shape[2] * weight.shape[3] != 5:
         raise ValueError(f"the weight must have shape [O, C / groups, 1, 5], got {list(weight.shape)}")
     window = Window.create(image_shape(input), 3, stride, padding, dilation)
-    return convolve_folded(input, weight, cross_folding(direction, theta), bias, window, groups, padding_mode)
+    return convolve_folded(
+        input, weight, cross_taps(2, direction).folding(theta), bias, window, groups, padding_mode
+    )
 
 
 class CentralDifferenceConv2d(ReparameterisedConv2d):
@@ -175,8 +151,8 @@ class CentralDifferenceConv2d(ReparameterisedConv2d):
         self.folding()
 
     def folding(self) -> Tensor:
-        """See :func:`central_folding`."""
-        return central_folding(self.kernel_size[0], self.kernel_size[1], self.theta)
+        """``W'_centre = W_centre - theta sum W``."""
+        return central_taps((self.kernel_size[0], self.kernel_size[1])).folding(self.theta)
 
     def forward(self, input: Tensor) -> Tensor:
         """See :func:`central_difference_conv2d`."""
@@ -247,8 +223,8 @@ class CrossCentralDifferenceConv2d(ReparameterisedConv2d):
         self.reset_parameters()
 
     def folding(self) -> Tensor:
-        """See :func:`cross_folding`."""
-        return cross_folding(self.direction, self.theta)
+        """From the five stored taps to the 3x3 kernel."""
+        return cross_taps(2, self.direction).folding(self.theta)
 
     def forward(self, input: Tensor) -> Tensor:
         """See :func:`cross_central_difference_conv2d`."""

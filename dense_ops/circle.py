@@ -2,62 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from sparseconv.circle_taps import Radius, ball_matrix
 from sparseconv.compilation import eager
 from sparseconv.dense_ops.executor import image_shape
 from sparseconv.dense_ops.padding import check_padding_mode
 from sparseconv.dense_ops.reparameterised import ReparameterisedConv2d, convolve_folded
 from sparseconv.dense_ops.window import Padding, Size, Window
-
-Radius = float | Mapping[int, float] | None
-
-# Angles of evenly spaced taps off the axes and diagonals, by (|gx|, |gy|).
-_EVEN_ANGLES = {
-    (2, 1): math.pi / 8,
-    (1, 2): 3 * math.pi / 8,
-    (3, 1): math.pi / 12,
-    (1, 3): 5 * math.pi / 12,
-    (3, 2): 2 * math.pi / 12,
-    (2, 3): 4 * math.pi / 12,
-}
-
-
-def _place(gx: int, gy: int, radii: dict[int, float], angles: str) -> tuple[float, float]:
-    """Where the tap at (gx, gy) samples, relative to the centre."""
-    ring = math.floor(math.hypot(gx, gy))
-    if gx == 0 or gy == 0:
-        return float(gx), float(gy)
-    angle = math.atan2(abs(gy), abs(gx))
-    if angles == "even":
-        angle = _EVEN_ANGLES.get((abs(gx), abs(gy)), angle)
-    radius = radii.get(ring, float(ring))
-    return math.copysign(radius * math.cos(angle), gx), math.copysign(radius * math.sin(angle), gy)
-
-
-def _rings(half: int) -> set[int]:
-    """Rings of the taps that lie off the axes."""
-    span = range(1, half + 1)
-    return {math.floor(math.hypot(a, b)) for a in span for b in span}
-
-
-@functools.lru_cache(maxsize=64)
-def _matrix(kernel_size: int, radii: tuple[tuple[int, float], ...], angles: str) -> Tensor:
-    half = kernel_size // 2
-    grid = range(-half, half + 1)
-    with torch.inference_mode(False):
-        places = torch.tensor(
-            [_place(gx, gy, dict(radii), angles) for gy in grid for gx in grid], dtype=torch.float64
-        )
-        pixels = torch.tensor([(gx, gy) for gy in grid for gx in grid], dtype=torch.float64)
-        distance = (places[:, None] - pixels).abs()  # [taps, pixels, 2]
-        return (1 - distance).clamp(min=0).prod(2)
 
 
 def circle_matrix(kernel_size: int, radius: Radius = None, angles: str = "grid") -> Tensor:
@@ -75,29 +29,7 @@ def circle_matrix(kernel_size: int, radius: Radius = None, angles: str = "grid")
     Raises:
         ValueError: an even side, unknown angles, or radii that do not name rings or lie outside the kernel.
     """
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"a circle kernel has a centre: kernel_size must be odd, got {kernel_size}")
-    if angles not in ("grid", "even"):
-        raise ValueError(f"angles must be 'grid' or 'even', got {angles!r}")
-    half = kernel_size // 2
-    if angles == "even" and half > 3:
-        raise ValueError(f"evenly spaced angles are defined up to 7x7, got kernel_size {kernel_size}")
-    rings = _rings(half)
-    if radius is None:
-        radius = {}
-    elif not isinstance(radius, Mapping):
-        if len(rings) != 1:
-            raise ValueError(
-                f"one radius is meant for a 3x3 kernel: give a mapping from ring {sorted(rings)} to radius for "
-                f"kernel_size {kernel_size}"
-            )
-        radius = dict.fromkeys(rings, radius)
-    if not set(radius) <= rings or not all(0 <= r <= half * math.sqrt(2) for r in radius.values()):
-        raise ValueError(
-            f"radius must give rings of {sorted(rings)} a radius in 0 .. {half * math.sqrt(2):.4g}, got "
-            f"{dict(radius)}"
-        )
-    return _matrix(kernel_size, tuple(sorted((ring, float(r)) for ring, r in radius.items())), angles)
+    return ball_matrix(kernel_size, 2, radius, angles)
 
 
 @eager

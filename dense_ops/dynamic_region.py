@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sparseconv.compilation import eager
@@ -53,34 +52,48 @@ def _region_taps(weight: Tensor) -> Tensor:
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Pass rows through; send to each region's score the gradient that its kernel's output would have had."""
+    """Add every region's output times a share that is 0 and has the derivative of the region's score.
+
+    The sum is never taken. A score gets the gradient that its region's output would have had, the kernels get
+    none, and derivatives of higher order follow.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, output: Tensor, scores: Tensor, rows: Tensor, weight: Tensor, window: Window, batch_size: int
     ) -> Tensor:
-        ctx.save_for_backward(rows, weight)
-        ctx.window, ctx.batch_size, ctx.dtype = window, batch_size, scores.dtype
+        ctx.save_for_backward(scores, rows, weight)
+        ctx.window, ctx.batch_size = window, batch_size
         return output.view_as(output)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_scores = None
-        if ctx.needs_input_grad[1]:
-            rows, weight = ctx.saved_tensors
-            every = window_map(ctx.window, ctx.batch_size, rows.device, per_sample=True)
-            columns = []
+        scores, rows, weight = ctx.saved_tensors
+        grad_scores = grad_rows = grad_weight = None
+        every = window_map(ctx.window, ctx.batch_size, rows.device, per_sample=True)
+        outputs = (
+            convolve_features(rows, _region_taps(weight[:, region : region + 1]), None, every)
+            for region in range(weight.shape[1])
+        )
+        if not torch.is_grad_enabled():
             # One region's output at a time.
-            for region in range(weight.shape[1]):
-                taps = _region_taps(weight[:, region : region + 1])
-                columns.append((grad * convolve_features(rows, taps, None, every)).sum(1))
-            grad_scores = torch.stack(columns, 1).to(ctx.dtype)
+            if ctx.needs_input_grad[1]:
+                columns = [(grad * output).sum(1) for output in outputs]
+                grad_scores = torch.stack(columns, 1).to(scores.dtype)
+        else:
+            shares = (scores - scores.detach()).to(grad.dtype)
+            total = sum(output * shares[:, region, None] for region, output in enumerate(outputs))
+            tensors = (scores, rows, weight)
+            wanted = [tensor for tensor in tensors if tensor.requires_grad]
+            found = dict(
+                zip(map(id, wanted), torch.autograd.grad(total, wanted, grad, create_graph=True), strict=True)
+            )
+            grad_scores, grad_rows, grad_weight = (found.get(id(tensor)) for tensor in tensors)
         return (
             grad,
             grad_scores,
-            None,  # rows
-            None,  # weight
+            grad_rows,
+            grad_weight,
             None,  # window
             None,  # batch_size
         )
@@ -101,7 +114,7 @@ def dr_conv2d(
     ``y[q] = W[n, argmax over j of guide[j, q]] . patch(q)``.
     Of equal guides the lowest region wins. Backward, the choice counts as the softmax ``S`` of the guide: with
     ``g`` the output's gradient, ``Y_j`` the output of kernel j and ``v_j = <g, Y_j>``, the guide gets
-    ``S_j (v_j - sum over l of S_l v_l)``, once; the kernels get the gradient of the choice that was made. Chen
+    ``S_j (v_j - sum over l of S_l v_l)``; the kernels get the gradient of the choice that was made. Chen
     et al., "Dynamic Region-Aware Convolution", arXiv 2003.12243.
 
     Args:
@@ -133,7 +146,7 @@ def dr_conv2d(
     output = convolve_features(rows, _region_taps(weight), None, kernel_map)
     if torch.is_grad_enabled() and guide.requires_grad:
         scores = torch.softmax(guides, dim=1)
-        output = _StraightThrough.apply(output, scores, rows.detach(), weight.detach(), window, batch_size)
+        output = _StraightThrough.apply(output, scores, rows, weight, window, batch_size)
     image = as_image(output, batch_size, window.out_shape)
     return image if bias is None else image + bias[:, None, None].to(image.dtype)
 

@@ -63,6 +63,14 @@ def flattened_conv2d(
     return image
 
 
+def _pads(conv: Conv2d) -> bool:
+    """Whether a kernel of one axis pads its input, for images of any size."""
+    if not isinstance(conv.padding, str):
+        return any(conv.padding)
+    strided = conv.padding == "same" and max(conv.stride) > 1
+    return conv.padding != "valid" and (max(conv.kernel_size) > 1 or strided)
+
+
 class FlattenedSet(nn.Module):
     """One set of a :class:`FlattenedConv2d`: :func:`flattened_conv2d`."""
 
@@ -106,22 +114,29 @@ class FlattenedSet(nn.Module):
     def to_conv2d(self, interior_only: bool = False) -> Conv2d:
         """The one convolution of rank 1 that gives the same output.
 
+        A kernel that pads its input with zeros leaves out there what the biases of the kernels before it add
+        everywhere else, and one bias cannot. So a set folds where no kernel pads, or where those biases add
+        nothing.
+
         Args:
-            interior_only: also convert a set with biases and padding, whose result differs where a kernel reaches
-                into the padding: there the biases of the earlier kernels are missing.
+            interior_only: also convert other sets, whose result differs where a kernel reaches into the padding.
 
         Raises:
-            ValueError: biases with padding, and not ``interior_only``.
+            ValueError: biases that are missing at the borders, and not ``interior_only``.
         """
         lateral, vertical, horizontal = self.lateral, self.vertical, self.horizontal
-        padded = self.padding not in ("valid", 0, (0, 0), [0, 0])
-        if lateral.bias is not None and padded and not interior_only:
+        with torch.no_grad():
+            beta, gamma = vertical.weight[:, 0, :, 0], horizontal.weight[:, 0, 0]
+            lost = False
+            if lateral.bias is not None and vertical.bias is not None:
+                middle = lateral.bias * beta.sum(1) + vertical.bias
+                lost = (_pads(vertical) and bool(lateral.bias.any())) or (_pads(horizontal) and bool(middle.any()))
+        if lost and not interior_only:
             raise ValueError(
                 f"biases with padding {self.padding!r} do not fold to one kernel at the borders: use bias=False "
                 "or padding=0, or interior_only=True to get the convolution that agrees in the interior"
             )
         with torch.no_grad():
-            beta, gamma = vertical.weight[:, 0, :, 0], horizontal.weight[:, 0, 0]
             weight = torch.einsum("fc,fu,fv->fcuv", lateral.weight[:, :, 0, 0], beta, gamma)
             bias = None
             if lateral.bias is not None and vertical.bias is not None and horizontal.bias is not None:

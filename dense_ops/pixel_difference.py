@@ -2,59 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sparseconv.compilation import eager
-from sparseconv.dense_ops.central_difference import central_folding
 from sparseconv.dense_ops.executor import image_shape
 from sparseconv.dense_ops.padding import check_padding_mode
 from sparseconv.dense_ops.reparameterised import ReparameterisedConv2d, convolve_folded
 from sparseconv.dense_ops.window import Padding, Size, Window, check_padding
+from sparseconv.difference_taps import pixel_kind, pixel_taps
 from sparseconv.geometry import MAX_PADDING, per_axis
-
-_KINDS = {"cpdc": "cd", "apdc": "ad", "rpdc": "rd", "cd": "cd", "ad": "ad", "rd": "rd"}
-
-# The eight outer taps of a 3x3 kernel, clockwise from the top left.
-_RING = (0, 1, 2, 5, 8, 7, 6, 3)
-# For the weights 1 .. 8 of RPDC: the outer and the inner tap of a 5x5 kernel.
-_RADII = ((0, 6), (2, 7), (4, 8), (10, 11), (14, 13), (20, 16), (22, 17), (24, 18))
-
-
-def kind_of(kind: str) -> str:
-    """``"cd"``, ``"ad"`` or ``"rd"`` of a kind in either spelling.
-
-    Raises:
-        ValueError: an unknown kind.
-    """
-    short = _KINDS.get(kind.lower())
-    if short is None:
-        raise ValueError(f"kind must be 'CPDC', 'APDC' or 'RPDC' (or 'cd', 'ad', 'rd'), got {kind!r}")
-    return short
-
-
-@functools.lru_cache(maxsize=64)
-def pixel_difference_folding(kind: str, theta: float = 1.0) -> Tensor:
-    """From the nine weights to the plain kernel: ``[9, 9]``, and ``[9, 25]`` for RPDC."""
-    short = kind_of(kind)
-    if short == "cd":
-        return central_folding(3, 3, theta)
-    with torch.inference_mode(False):
-        if short == "ad":
-            matrix = torch.eye(9, dtype=torch.float64)
-            for place, tap in enumerate(_RING):
-                matrix[tap, _RING[(place + 1) % 8]] -= theta
-            matrix[4, 4] -= theta
-            return matrix
-        matrix = torch.zeros(9, 25, dtype=torch.float64)
-        for tap, (outer, inner) in enumerate(_RADII, start=1):
-            matrix[tap, outer] += 1
-            matrix[tap, inner] -= theta
-        matrix[0, 12] = 1 - theta
-    return matrix
 
 
 def _folded_padding(padding: Padding, kind: str, dilation: Size) -> Padding:
@@ -113,10 +71,10 @@ def pixel_difference_conv2d(
     check_padding_mode(padding_mode)
     if weight.dim() != 4 or tuple(weight.shape[2:]) != (3, 3):
         raise ValueError(f"the weight must have shape [O, C / groups, 3, 3], got {list(weight.shape)}")
-    short = kind_of(kind)
+    short = pixel_kind(kind)
     pads = _folded_padding(padding, short, dilation)
     window = Window.create(image_shape(input), 5 if short == "rd" else 3, stride, pads, dilation)
-    matrix = pixel_difference_folding(short, theta)
+    matrix = pixel_taps(2, short).folding(theta)
     return convolve_folded(input, weight, matrix, bias, window, groups, padding_mode)
 
 
@@ -160,7 +118,7 @@ class PixelDifferenceConv2d(ReparameterisedConv2d):
             raise ValueError(
                 f"pixel differences are defined on 3x3 weights: kernel_size must be 3, got {kernel_size}"
             )
-        self.kind, self.theta = kind_of(kind), theta
+        self.kind, self.theta = pixel_kind(kind), theta
         pads = dilation if padding is None else padding
         super().__init__(
             in_channels, out_channels, 3, stride, pads, dilation, groups, bias, padding_mode, **factory
@@ -168,8 +126,8 @@ class PixelDifferenceConv2d(ReparameterisedConv2d):
         self.folded_padding()
 
     def folding(self) -> Tensor:
-        """See :func:`pixel_difference_folding`."""
-        return pixel_difference_folding(self.kind, self.theta)
+        """From the nine weights to the plain kernel: ``[9, 9]``, and ``[9, 25]`` for RPDC."""
+        return pixel_taps(2, self.kind).folding(self.theta)
 
     def folded_size(self) -> tuple[int, int]:
         """5x5 for RPDC, 3x3 otherwise."""

@@ -34,7 +34,7 @@ class Pattern:
 
     Attributes:
         title: the variant's.
-        influence: ``[H, W]``, for each input pixel the norm of the derivatives of the output pixel's channels by its
+        influence: ``[H, W]``, for each input pixel the norm of the derivatives of the output pixel by its
             channels.
         centre: row and column of the output pixel in input pixels, where the grids lie over each other.
     """

@@ -45,6 +45,24 @@ def test_values_and_straight_through_gradients(geometry, regions) -> None:
         assert_equal(mine, other)
 
 
+@pytest.mark.parametrize("geometry", GEOMETRY)
+def test_second_derivatives_straight_through(geometry) -> None:
+    """Of a function of all gradients, by everything that they depend on, the cotangent included."""
+    x, weight = draw(2, 3, 7, 8), draw(2, 3, 4, 3, 3, 3)
+    shape = F.conv2d(x, weight[0, 0], **geometry).shape[2:]
+    leaves = [x.requires_grad_(), draw(2, 3, *shape).requires_grad_(), weight.requires_grad_()]
+    cotangent = draw(2, 4, *shape).requires_grad_()
+    directions = [draw(*leaf.shape) for leaf in leaves]
+    second = []
+    for run in (dr_conv2d, straight_through):
+        first = torch.autograd.grad(run(*leaves, **geometry), leaves, cotangent, create_graph=True)
+        total = sum((gradient * along).sum() for gradient, along in zip(first, directions, strict=True))
+        second.append(torch.autograd.grad(total, [*leaves, cotangent]))
+    for mine, other in zip(*second, strict=True):
+        assert mine.abs().max() > 0
+        assert_equal(mine, other, 10)
+
+
 def test_the_guides_gradient_by_formula() -> None:
     x, weight, guide = draw(1, 2, 5, 5), draw(1, 3, 4, 2, 3, 3), draw(1, 3, 3, 3).requires_grad_()
     g = draw(1, 4, 3, 3)

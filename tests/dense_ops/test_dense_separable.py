@@ -97,6 +97,33 @@ def test_flattened_biases() -> None:
         FlattenedConv2d(3, 4, 3, num_sets=2).to_conv2d()
 
 
+@pytest.mark.parametrize(
+    ("padding", "lateral", "vertical", "folds"),
+    [
+        ((1, 0), 0, 1, True),  # the vertical kernel pads nothing but the lateral bias
+        ((1, 0), 1, 0, False),
+        ((0, 1), 0, 1, False),
+        ((0, 1), 1, 0, False),
+        ((1, 1), 0, 0, True),
+        ("valid", 1, 1, True),
+        ("full", 0, 1, False),
+        ("same", 0, 0, True),
+    ],
+)
+def test_a_flattened_set_folds_where_no_bias_is_lost_in_the_padding(padding, lateral, vertical, folds) -> None:
+    layer = FlattenedConv2d(3, 4, 3, padding=padding).double()
+    with torch.no_grad():
+        layer.sets[0].lateral.bias.mul_(lateral)
+        layer.sets[0].vertical.bias.mul_(vertical)
+    x = draw(2, 3, 6, 7)
+    if folds:
+        assert_folds(layer, x)
+    else:
+        with pytest.raises(ValueError, match="do not fold"):
+            layer.to_conv2d()
+        assert (layer.to_conv2d(interior_only=True)(x) - layer(x)).abs().max() > 1e-3
+
+
 def test_flattened_sets_run_one_after_the_other() -> None:
     layer = FlattenedConv2d(3, 4, 3, 2, num_sets=2).double()
     x = draw(1, 3, 9, 8)
