@@ -96,9 +96,8 @@ def cross_central_difference_conv2d(
     if weight.dim() != 4 or weight.shape[2] * weight.shape[3] != 5:
         raise ValueError(f"the weight must have shape [O, C / groups, 1, 5], got {list(weight.shape)}")
     window = Window.create(image_shape(input), 3, stride, padding, dilation)
-    return convolve_folded(
-        input, weight, cross_taps(2, direction).folding(theta), bias, window, groups, padding_mode
-    )
+    matrix = cross_taps(2, direction).folding(theta)
+    return convolve_folded(input, weight, matrix, bias, window, groups, padding_mode)
 
 
 class CentralDifferenceConv2d(ReparameterisedConv2d):

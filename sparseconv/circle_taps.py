@@ -55,8 +55,8 @@ def _matrix(kernel_size: int, ndim: int, radii: tuple[tuple[int, float], ...], a
     for tap, place in zip(grid, places, strict=True):
         if max(map(abs, place)) > half + _SLACK:
             raise ValueError(
-                f"radius {dict(radii)} moves the tap {tap} to {tuple(round(p, 3) for p in place)}, outside the "
-                f"kernel of side {kernel_size}: use a smaller radius"
+                f"radius must give rings a place inside the kernel of side {kernel_size}, and {dict(radii)} moves "
+                f"the tap {tap} to {tuple(round(p, 3) for p in place)}: use a smaller radius"
             )
     # Kept, so it must serve training after an evaluation in inference mode.
     with torch.inference_mode(False):

@@ -243,7 +243,7 @@ def test_what_does_not_fold_says_so() -> None:
         ("PixelDifferenceConv", {"kind": "XPDC"}, "kind must be"),
         ("PixelDifferenceConv", {"kernel_size": (3, 3, 5)}, "kernel_size must be 3"),
         ("CircleConv", {"kernel_size": 4}, "odd"),
-        ("CircleConv", {"radius": 2.0}, "outside the kernel"),
+        ("CircleConv", {"radius": 2.0}, "inside the kernel"),
         ("CircleConv", {"kernel_size": 5, "radius": 1.0}, "mapping from ring"),
         ("CircleConv", {"radius": {3: 1.0}}, "rings"),
         ("CircleConv", {"radius": -1.0}, "at least 0"),
