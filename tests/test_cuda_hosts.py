@@ -97,12 +97,6 @@ def test_backend_has_every_function_of_the_protocol() -> None:
     assert all(callable(getattr(cuda, name, None)) for name in wanted)
 
 
-def test_products_of_bfloat16_summed_in_float32_are_a_form_of_torch_gemm() -> None:
-    left, right = gpu(5, 3, dtype=torch.bfloat16), gpu(3, 4, dtype=torch.bfloat16)
-    assert torch.mm(left, right, out_dtype=torch.float32).dtype == torch.float32
-    assert torch.bmm(left[None], right[None], out_dtype=torch.float32).dtype == torch.float32
-
-
 @needs_numba_cuda
 def test_memory_is_described_by_the_third_array_interface() -> None:
     launch = importlib.import_module("sparseconv.backends.cuda.launch")

@@ -54,5 +54,8 @@ def test_reduce_points_in_their_order() -> None:
     values = torch.tensor([[1e8], [1.0], [-1e8], [7.0]])
     rows = torch.tensor([0, 0, 0, -1])
     assert cuda.reduce_points(values, rows, 2, "sum")[0].tolist() == [[0.0], [0.0]]
+    nan = torch.tensor([[1.0, 2.0], [float("nan"), 3.0], [5.0, -4.0], [9.0, 9.0]])
+    largest = cuda.reduce_points(nan, rows, 1, "max")[0]
+    assert bool(largest[0, 0].isnan()) and float(largest[0, 1]) == 3
     found, counts = cuda.reduce_points(torch.empty(4, 0), rows, 2, "mean")
     assert found.shape == (2, 0) and counts.tolist() == [3, 0]

@@ -52,16 +52,6 @@ def _sum_products(products, first, order, starts, bias, residual, add, relu, out
         out[r, c] = total
 
 
-def _multiply(rows: Tensor, matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """``rows [.., p, c] @ matrix [.., c, o]``, with float32 sums of bfloat16 products."""
-    product = torch.mm if rows.dim() == 2 else torch.bmm
-    if rows.dtype == dtype:
-        return product(rows, matrix)
-    if rows.device.type == "cuda":
-        return product(rows, matrix, out_dtype=dtype)
-    return product(rows.to(dtype), matrix.to(dtype))
-
-
 def _parts(tap_offsets: Tensor, length: int) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
     """Cut the pairs into stretches of ``length``: first, stop, and ``(tap, first, stop)`` of the taps in each."""
     bounds = tap_offsets.tolist()
@@ -95,17 +85,20 @@ def _convolve_mm(
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    x, w = features.detach(), weight.detach()
-    c_out, _, depth = w.shape
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    c_out, taps, depth = weight.shape
+    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    # Products of bfloat16 are exact in float32, and their sums are taken there.
+    x, w = features.detach().to(dtype), weight.detach().to(dtype)
     out = torch.empty((n_out, c_out), dtype=dtype, device=x.device)
+    if out.numel() == 0:
+        return out
     of_row = pairs_by_row(in_rows, out_rows, tap_offsets, n_out)
     nothing = torch.empty(0, dtype=dtype, device=x.device)
     added = nothing if bias is None else bias.detach().to(dtype).contiguous()
-    other = nothing.reshape(0, c_out) if c_out else nothing.reshape(0, 1)
+    other = nothing.reshape(0, c_out)
     if residual is not None:
         other = residual.detach().to(dtype).contiguous()
-    grouped = w.reshape(groups, c_out // groups, -1, depth) if groups > 1 else w
+    grouped = w.reshape(groups, c_out // groups, taps, depth)
     length = _pairs_at_once(x.shape[1], c_out)
     pairs = len(in_rows)
     for first, stop, pieces in _parts(tap_offsets, length):
@@ -114,11 +107,11 @@ def _convolve_mm(
         for tap, low, high in pieces:
             rows, target = gathered[low - first : high - first], products[low - first : high - first]
             if groups == 1:
-                target.copy_(_multiply(rows, grouped[:, tap].t(), dtype))
+                torch.mm(rows, grouped[0, :, tap].t(), out=target)
             else:
                 by_group = rows.reshape(high - low, groups, depth).transpose(0, 1)
-                result = _multiply(by_group, grouped[:, :, tap].transpose(1, 2), dtype)
-                target.view(high - low, groups, -1).copy_(result.transpose(0, 1))
+                product = torch.bmm(by_group, grouped[:, :, tap].transpose(1, 2))
+                target.view(high - low, groups, -1).copy_(product.transpose(0, 1))
         is_last = stop == pairs
         _sum_products.launch(
             out.numel(),
@@ -147,9 +140,9 @@ def _weight_gradient_mm(
     tap_offsets: Tensor,
     groups: int,
 ) -> Tensor:
-    x, g = features.detach(), grad.detach()
+    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    x, g = features.detach().to(dtype), grad.detach().to(dtype)
     taps, c_out, depth = len(tap_offsets) - 1, g.shape[1], x.shape[1] // groups
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     out = torch.zeros((taps, groups, c_out // groups, depth), dtype=dtype, device=x.device)
     for first, stop, pieces in _parts(tap_offsets, _pairs_at_once(x.shape[1], c_out)):
         inputs = x.index_select(0, in_rows[first:stop]).reshape(stop - first, groups, depth)
@@ -157,9 +150,9 @@ def _weight_gradient_mm(
         for tap, low, high in pieces:
             part = slice(low - first, high - first)
             if groups == 1:
-                out[tap, 0] += _multiply(outputs[part, 0].t(), inputs[part, 0], dtype)
+                out[tap, 0].addmm_(outputs[part, 0].t(), inputs[part, 0])
             else:
-                out[tap] += _multiply(outputs[part].permute(1, 2, 0), inputs[part].transpose(0, 1), dtype)
+                out[tap].baddbmm_(outputs[part].permute(1, 2, 0), inputs[part].transpose(0, 1))
     return out.permute(1, 2, 0, 3).reshape(c_out, taps, depth)
 
 

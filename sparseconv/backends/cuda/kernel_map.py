@@ -80,7 +80,8 @@ def _fill(found, places, mirror_places, fine_rows, coarse_rows):
         fine = -1
         if r < rows:
             fine = found[tap, r]
-        # Inclusive sum over the threads of the block, in doubling steps (Hillis and Steele, 1986).
+        # Inclusive sum over the threads of the block, in doubling steps (Hillis and Steele, 1986). After the last
+        # of them a thread reads its own sum only, so the next item needs no barrier before it.
         before[thread] = 1 if fine >= 0 else 0
         cuda.syncthreads()
         step = 1
@@ -100,8 +101,6 @@ def _fill(found, places, mirror_places, fine_rows, coarse_rows):
                 place = mirror_places[tap, part] + before[thread] - 1
                 fine_rows[place] = r
                 coarse_rows[place] = fine
-        # The next item must not write over what a slower thread still reads.
-        cuda.syncthreads()
 
 
 def kernel_pairs(fine: SiteIndex, coarse: SiteIndex, geometry: ConvGeometry) -> tuple[Tensor, Tensor, Tensor]:
