@@ -425,6 +425,31 @@ def test_octave_costs_what_its_four_paths_cost() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "taps"),
+    [("subm_central_ignore", 0), ("sparse_inception", 0), ("sparse_cross_dg", 9), ("subm_circle", 27)],
+)
+def test_the_counter_sees_what_a_layer_says(name: str, taps: int) -> None:
+    """And what folding its weight onto the taps of the plain kernel costs."""
+    layer, x = settled(name), scene(3, count=120)
+    assert count_forward(layer, x).macs == layer.macs(x) + layer.weight.numel() * taps
+
+
+@pytest.mark.parametrize("name", ["subm_involution", "sparse_involution", "subm_deform", "subm_deform_modulated"])
+def test_the_counter_sees_the_layer_and_the_layers_inside_it(name: str) -> None:
+    layer, x = settled(name), scene(3, count=120)
+    inner = []
+    for part in layer.children():
+        if isinstance(part, sparseconv.SparseConvolution):
+            part.register_forward_hook(
+                lambda conv, inputs, _: inner.append(
+                    conv.kernel_map(inputs[0]).macs(conv.in_channels, conv.out_channels)
+                )
+            )
+    total = count_forward(layer, x).macs
+    assert total == sum(inner) + layer.macs(x)
+
+
+@pytest.mark.parametrize(
     ("name", "args", "kwargs", "message"),
     [
         ("SubMCondConv", (4, 4), {"num_experts": 0}, "number of kernels"),
