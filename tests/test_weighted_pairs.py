@@ -228,13 +228,15 @@ def test_bad_pairs_are_refused(backend: str) -> None:
         pair_dots(x.features, right[:, :2], x.in_rows, x.out_rows, 2)
 
 
-def test_the_counter_sees_every_pair(backend: str) -> None:
+def test_the_counter_sees_every_pair_that_is_there(backend: str) -> None:
     x = case(20, 6, 5, 4, 2)
     with FlopCounterMode(display=False) as counter:
         out = weighted_sum(x.features.requires_grad_(), x.coefficients.requires_grad_(), *x[2:])
         out.sum().backward()
+    present = int(((x.in_rows >= 0) & (x.out_rows >= 0)).sum())
+    assert 0 < present < 20
     # The sum, and one pass of the same size for each of the two gradients.
-    assert counter.get_total_flops() == 3 * 2 * 20 * 4
+    assert counter.get_total_flops() == 3 * 2 * present * 4
 
 
 def test_backends_agree_on_large_pairs() -> None:

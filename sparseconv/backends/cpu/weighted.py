@@ -12,6 +12,7 @@ from torch import Tensor
 from sparseconv.backends.cpu.bisect import first_at_least
 from sparseconv.backends.cpu.dot import dot_product
 from sparseconv.backends.cpu.jit import kernel
+from sparseconv.backends.cpu.row_sum import row_sum
 from sparseconv.backends.cpu.threads import run_ranges
 
 # Multiply-adds that are worth a thread of their own: about 50 us, since rows come from all over memory.
@@ -24,6 +25,7 @@ def _weighted_sum(x, coefficients, in_rows, out_rows, start, stop, out):
     n_in, channels = x.shape
     pairs, groups = coefficients.shape
     width = channels // groups
+    item = x.itemsize
     first = 0 if start == 0 else first_at_least(out_rows, 0, pairs, start)
     p = first
     if start == 0:
@@ -31,46 +33,33 @@ def _weighted_sum(x, coefficients, in_rows, out_rows, start, stop, out):
         while p < pairs and out_rows[p] == -1:
             p += 1
     for r in range(start, stop):
-        for c in range(channels):
-            out[r, c] = 0
-        while p < pairs and out_rows[p] == r:
-            # Four pairs of one row at once: its sums are loaded and stored once.
-            if p + 3 < pairs and out_rows[p + 1] == r and out_rows[p + 2] == r and out_rows[p + 3] == r:
-                i0 = in_rows[p]
-                i1 = in_rows[p + 1]
-                i2 = in_rows[p + 2]
-                i3 = in_rows[p + 3]
-                if min(min(i0, i1), min(i2, i3)) >= 0:
-                    if max(max(i0, i1), max(i2, i3)) >= n_in:
-                        return -1
-                    if width == 1:
-                        for c in range(channels):
-                            low = coefficients[p, c] * x[i0, c] + coefficients[p + 1, c] * x[i1, c]
-                            high = coefficients[p + 2, c] * x[i2, c] + coefficients[p + 3, c] * x[i3, c]
-                            out[r, c] += low + high
-                    else:
-                        for g in range(groups):
-                            a0 = coefficients[p, g]
-                            a1 = coefficients[p + 1, g]
-                            a2 = coefficients[p + 2, g]
-                            a3 = coefficients[p + 3, g]
-                            for c in range(g * width, (g + 1) * width):
-                                out[r, c] += (a0 * x[i0, c] + a1 * x[i1, c]) + (a2 * x[i2, c] + a3 * x[i3, c])
-                    p += 4
-                    continue
-            i = in_rows[p]
-            if i < -1 or i >= n_in:
+        last = p
+        while last < pairs and out_rows[last] == r:
+            if in_rows[last] < -1 or in_rows[last] >= n_in:
                 return -1
-            if i >= 0:
-                if width == 1:
+            last += 1
+        if width == 1:
+            for c in range(channels):
+                out[r, c] = 0
+            for pair in range(p, last):
+                i = in_rows[pair]
+                if i >= 0:
                     for c in range(channels):
-                        out[r, c] += coefficients[p, c] * x[i, c]
-                else:
-                    for g in range(groups):
-                        a = coefficients[p, g]
-                        for c in range(g * width, (g + 1) * width):
-                            out[r, c] += a * x[i, c]
-            p += 1
+                        out[r, c] += coefficients[pair, c] * x[i, c]
+        else:
+            for g in range(groups):
+                row_sum(
+                    x,
+                    x.ctypes.data + g * width * item,
+                    x.strides[0],
+                    in_rows.ctypes.data + 4 * p,
+                    coefficients.ctypes.data + (p * groups + g) * item,
+                    groups * item,
+                    last - p,
+                    out.ctypes.data + (r * channels + g * width) * item,
+                    width,
+                )
+        p = last
     return p - first
 
 
