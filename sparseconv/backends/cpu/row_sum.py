@@ -158,8 +158,8 @@ def row_sum(
 ) -> Any:
     """``out[c] = sum over count pairs of coefficient * x[row, c]`` for ``width`` columns; a row of -1 is left out.
 
-    ``like`` is an array of the elements' type, ``rows`` the address of int32 row numbers; the others are addresses of
-    elements and steps in bytes.
+    ``like`` is an array of the elements' type, ``rows`` the address of int32 row numbers; the others are addresses
+    of elements and steps in bytes.
     """
     del typing_context, x, x_step, rows, coefficients, coefficient_step, count, out, width
 
