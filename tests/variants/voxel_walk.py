@@ -83,3 +83,16 @@ def strided_sites(voxels: Voxels, side: int, stride: int, padding: int) -> list[
             if all(c % stride == 0 for c in coarse):
                 reached.add((sample, *(c // stride for c in coarse)))
     return sorted(reached)
+
+
+def per_sample(voxels: Voxels, sites, kernels: list[Tensor], groups: int = 1, stride: int = 1) -> Tensor:
+    """A kernel ``[O, *kernel, C / g]`` for each sample."""
+    by_tap = [taps_of(kernel) for kernel in kernels]
+    places = steps(3, voxels.ndim)
+
+    def value(sample: int, place) -> Tensor:
+        centre = tuple(stride * p for p in place)
+        pairs = zip(by_tap[sample], places, strict=True)
+        return sum(grouped(kernel, voxels.value(sample, plus(centre, step)), groups) for kernel, step in pairs)
+
+    return over(sites, kernels[0].shape[0], value)
