@@ -42,6 +42,12 @@ def test_a_car_by_hand() -> None:
     assert points_in_boxes(points, box)[:, 0].tolist() == [True, False, True, False, False, True]
 
 
+def test_the_farthest_corner_belongs_to_the_box() -> None:
+    turned = np.array([[0, 0, 0, 2, 2, 1, np.pi / 4]])
+    tips = np.array([[1.414, 0, 0], [0, -1.414, 0], [1.415, 0, 0], [1, 1, 0]])
+    assert points_in_boxes(tips, turned)[:, 0].tolist() == [True, True, False, False]
+
+
 def test_points_in_boxes_as_the_plain_definition() -> None:
     rng = np.random.default_rng(0)
     boxes = random_boxes(rng, 17)
@@ -106,14 +112,15 @@ def test_overlap_by_hand() -> None:
         [
             [1.9, 0, 0, 2, 2, 1, 0],  # overlaps by a tenth
             [2.0, 0, 0, 2, 2, 1, 0],  # touches
+            [-2.0, 0, 0, 2, 2, 1, 0],  # touches on the other side
             [2.3, 0, 0, 2, 2, 1, np.pi / 4],  # its corner reaches to 0.886
             [2.2, 2.2, 0, 2, 2, 1, np.pi / 4],  # apart by a side of the turned box only
             [0, 0, 9, 0.1, 0.1, 1, 1.0],  # inside, seen from above; height does not matter
             [0, 0, 0, 20, 0.1, 1, 0.7],  # crosses without a corner inside
         ]
     )
-    assert overlap_bev(unit, others)[0].tolist() == [True, False, True, False, True, True]
-    assert overlap_bev(others, unit)[:, 0].tolist() == [True, False, True, False, True, True]
+    assert overlap_bev(unit, others)[0].tolist() == [True, False, False, True, False, True, True]
+    assert overlap_bev(others, unit)[:, 0].tolist() == [True, False, False, True, False, True, True]
 
 
 def test_overlap_as_polygons_clipped_against_each_other() -> None:

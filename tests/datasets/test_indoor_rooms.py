@@ -45,15 +45,18 @@ ROWS = [
 ]
 
 
-@pytest.fixture
-def scannet(tmp_path: Path) -> Path:
-    root = tmp_path / "scannet"
+def write_scannet(root: Path) -> Path:
     write_scene(root / "scans", "scene0000_00", ROWS, [1, 39, 0, 13])
     write_scene(root / "scans", "scene0001_00", ROWS[:3], [16, 40, 34])
     write_scene(root / "scans_test", "scene0707_00", ROWS, None)
     for split, scene in (("train", "scene0000_00"), ("val", "scene0001_00"), ("test", "scene0707_00")):
         (root / f"scannetv2_{split}.txt").write_text(f"{scene}\n")
     return root
+
+
+@pytest.fixture
+def scannet(tmp_path: Path) -> Path:
+    return write_scannet(tmp_path / "scannet")
 
 
 def test_scannet(scannet: Path) -> None:
@@ -118,14 +121,17 @@ OBJECTS = {
 }
 
 
-@pytest.fixture
-def s3dis(tmp_path: Path) -> Path:
-    root = tmp_path / "s3dis"
+def write_s3dis(root: Path) -> Path:
     for room, files in OBJECTS.items():
         (root / room / "Annotations").mkdir(parents=True)
         for name, text in files.items():
             (root / room / "Annotations" / name).write_text(text)
     return root
+
+
+@pytest.fixture
+def s3dis(tmp_path: Path) -> Path:
+    return write_s3dis(tmp_path / "s3dis")
 
 
 def test_s3dis(s3dis: Path) -> None:

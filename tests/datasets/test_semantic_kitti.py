@@ -64,10 +64,9 @@ SEMANTIC = (0, 1, 10, 13, 40, 60, 99, 252, 257, 81)
 INSTANCE = (0, 0, 5, 65535, 0, 0, 1, 7, 300, 0)
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+def write_semantic_kitti(root: Path) -> Path:
     """Sequence 08 with two scans, the camera's axes, and a camera that moves 2 m ahead and turns left."""
-    folder = tmp_path / "kitti" / "sequences" / "08"
+    folder = root / "sequences" / "08"
     for name in ("velodyne", "labels"):
         (folder / name).mkdir(parents=True)
     for number in range(2):
@@ -78,7 +77,12 @@ def root(tmp_path: Path) -> Path:
     (folder / "calib.txt").write_text("P0: 1 0 0 0 0 1 0 0 0 0 1 0\nTr: 0 -1 0 0 0 0 -1 0 1 0 0 -0.5\n")
     # Camera: x right, y down, z ahead. A left turn by 90 degrees brings z to -x and x to z.
     (folder / "poses.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 0\n0 0 -1 0 0 1 0 0 1 0 0 2\n")
-    return tmp_path / "kitti"
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_semantic_kitti(tmp_path / "kitti")
 
 
 def test_labels_instances_and_poses(root: Path) -> None:

@@ -17,15 +17,18 @@ from sparseconv.datasets.shapenet_part import PARTS
 SQUARE = "4 2 0\n0 0 5\n10 0 5\n10 10 5\n0 10 5\n3 0 1 2\n3 0 2 3\n"
 
 
-@pytest.fixture
-def modelnet(tmp_path: Path) -> Path:
-    root = tmp_path / "modelnet"
+def write_modelnet40(root: Path) -> Path:
     for name, head in (("airplane", "OFF\n"), ("xbox", "OFF")):
         for split in ("train", "test"):
             (root / name / split).mkdir(parents=True)
         (root / name / f"train/{name}_0001.off").write_text(head + SQUARE)
     (root / "airplane/test/airplane_0627.off").write_text("OFF\n" + SQUARE)
     return root
+
+
+@pytest.fixture
+def modelnet(tmp_path: Path) -> Path:
+    return write_modelnet40(tmp_path / "modelnet")
 
 
 def test_modelnet40(modelnet: Path) -> None:
@@ -75,9 +78,7 @@ def test_modelnet40_errors(modelnet: Path, tmp_path: Path) -> None:
     assert len(ModelNet40(tmp_path / "outer")) == 2
 
 
-@pytest.fixture
-def shapenet(tmp_path: Path) -> Path:
-    root = tmp_path / "shapenet"
+def write_shapenet_part(root: Path) -> Path:
     for folder in ("train_test_split", "02691156", "03624134"):
         (root / folder).mkdir(parents=True)
     (root / "synsetoffset2category.txt").write_text("Airplane\t02691156\nKnife\t03624134\n")
@@ -91,6 +92,11 @@ def shapenet(tmp_path: Path) -> Path:
     for name, part in (("02691156/a1", 0), ("02691156/a2", 3), ("03624134/k1", 22), ("03624134/k2", 23)):
         (root / f"{name}.txt").write_text(f"0.1 0.2 0.3 0 0 1 {part}.000000\n-0.5 0.25 1 1 0 0 {part}.000000\n")
     return root
+
+
+@pytest.fixture
+def shapenet(tmp_path: Path) -> Path:
+    return write_shapenet_part(tmp_path / "shapenet")
 
 
 def test_shapenet_part(shapenet: Path) -> None:
