@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from sparseconv.scripts.console import complain, one_line_errors, out, parse_numbers, progress
 from sparseconv.scripts.flop_counts.files import write_csv, write_json
@@ -115,7 +116,8 @@ def flops(
         save_plot(plot_path, tables, title, backward)
     written = [str(path) for path in (json_path, csv_path, plot_path if counted else None) if path is not None]
     if written:
-        out.print(f"[bold]{'wrote':<9}[/bold] {', '.join(written)}", highlight=False, soft_wrap=True, markup=True)
+        paths = escape(", ".join(written))
+        out.print(f"[bold]{'wrote':<9}[/bold] {paths}", highlight=False, soft_wrap=True)
     if problems:
         raise typer.Exit(_EXIT_SCAN_FAILED)
 

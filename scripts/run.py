@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -31,6 +32,7 @@ from sparseconv.scripts.network import (
     wants_bounded_grid,
 )
 from sparseconv.scripts.output import complete_folder
+from sparseconv.scripts.run_page.page import check_page, write_page
 from sparseconv.scripts.scan import Scan, grid_for, load_scan
 from sparseconv.tensor import SparseTensor
 from sparseconv.voxel_grid import VoxelGrid
@@ -215,6 +217,7 @@ def run(
     voxel_size: Annotated[str | None, typer.Option(help="Edge length: one number, or x,y,z.")] = None,
     point_range: Annotated[str | None, typer.Option("--range", help="x0,y0,z0,x1,y1,z1.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the simulated street.")] = 0,
+    html: Annotated[Path | None, typer.Option(help="Write a page of the run here, to be opened offline.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="A checkpoint of the backbone; default: random weights.")
     ] = None,
@@ -234,10 +237,13 @@ def run(
     has one line for each scan, and a second call goes on where the first one stopped.
     """
     check_model(model)
+    check_page(html)
     sizes = None if voxel_size is None else parse_numbers(voxel_size, (1, 3), "--voxel-size")
     size = None if sizes is None else tuple(sizes * 3 if len(sizes) == 1 else sizes)
     bounds = None if point_range is None else tuple(parse_numbers(point_range, (6,), "--range"))
     if is_job(files, jobs, pattern, save, overwrite, cluster or ray is not None):
+        if html is not None:
+            raise ValueError("--html is for one scan: a big job writes results.jsonl")
         run_job(
             files,
             out_dir,
@@ -291,7 +297,11 @@ def run(
         out.print(
             f"[bold]output[/bold]  {len(output):,} voxels x {output.features.shape[1]} channels", highlight=False
         )
-        _save(staging, scan, voxels, output, _summary(scan, (model, described), voxels, count, output, times))
+        summary = _summary(scan, (model, described), voxels, count, output, times)
+        _save(staging, scan, voxels, output, summary)
+    if html is not None:
+        write_page(html, summary=summary, count=count, voxels=voxels, output=output)
+        out.print(f"[bold]wrote[/bold]   {escape(str(html))}", highlight=False, soft_wrap=True)
     out.print(f"[bold]wrote[/bold]   {out_dir}/summary.json, features.npz, birds_eye.png", highlight=False)
 
 

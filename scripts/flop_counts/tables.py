@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -44,7 +45,7 @@ def _layer_table(scans: Sequence[ScanCount], title: str, backward: bool, left_ou
     rows = layers(scans)
     pairs = sum(spread["pairs"].mean for _, spread in rows)
     columns: dict[str, Column] = {
-        "layer": ("all", lambda layer, _: layer.name or layer.kind),
+        "layer": ("all", lambda layer, _: escape(layer.name or layer.kind)),
         "kind": ("", lambda layer, _: layer.family),
         "channels": ("", lambda layer, _: f"{layer.c_in}>{layer.c_out}"),
         "out": ("", lambda _, spread: f"{spread['n_out'].mean:,.0f}"),
@@ -63,7 +64,7 @@ def _layer_table(scans: Sequence[ScanCount], title: str, backward: bool, left_ou
     if not backward:
         del columns["backward"]
     shown = {name: column for name, column in columns.items() if name not in left_out}
-    table = Table(title=title, show_footer=True, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(title=escape(title), show_footer=True, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name, (footer, _) in shown.items():
         table.add_column(name, footer, justify="left" if name in ("layer", "kind") else "right", no_wrap=True)
     for layer, spread in rows:

@@ -1,4 +1,4 @@
-"""Bird's-eye picture of a run: points, occupied voxels, feature energy. Needs matplotlib (``sparseconv[viz]``)."""
+"""Bird's-eye picture of a run: points, occupied voxels, feature energy. Needs matplotlib."""
 
 from __future__ import annotations
 

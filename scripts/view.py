@@ -1,0 +1,204 @@
+"""``sparseconv view``: the voxels of a scan, in a window or as a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from sparseconv.datasets import SimulatedStreet, read_points
+from sparseconv.datasets.kitti_calibration import KittiCalibration
+from sparseconv.datasets.kitti_labels import DONT_CARE, KittiLabels
+from sparseconv.datasets.semantic_kitti import read_semantic_kitti_labels
+from sparseconv.datasets.semantic_kitti_classes import ORIGINAL_NAMES
+from sparseconv.scripts.console import complain, one_line_errors, out, parse_numbers, progress
+from sparseconv.visualize import (
+    Scene,
+    draw_from_above,
+    draw_in_space,
+    has_display,
+    show,
+    voxel_labels,
+    voxel_scene,
+)
+from sparseconv.visualize.in_space import RENDERERS
+from sparseconv.voxelization import voxelize
+
+# A laser scan at 0.1 m: voxels that can be told apart on a screen.
+_DRIVING_VOXEL = 0.1
+# Anything else is cut into so many voxels along its longest side: twice the root of its points, within limits.
+_LONGEST = (32, 300)
+_VIEWS = ("above", "space")
+
+
+@dataclass(frozen=True, eq=False)
+class _Content:
+    """What is to be seen."""
+
+    name: str
+    points: NDArray[np.float32]
+    fields: tuple[str, ...]
+    voxel_size: tuple[float, ...]
+    labels: NDArray[np.int32] | None = None
+    label_names: dict[int, str] | None = None
+    boxes: NDArray[Any] | None = None
+    box_names: tuple[str, ...] = ()
+
+
+def _size_for(points: NDArray[np.float32]) -> tuple[float, ...]:
+    finite = points[np.isfinite(points[:, :3]).all(1), :3].astype(np.float64)
+    longest = float(np.ptp(finite, axis=0).max()) if len(finite) else 0.0
+    cells = float(np.clip(2 * np.sqrt(len(finite)), *_LONGEST))
+    return (float(f"{longest / cells:.1g}") if longest > 0 else _DRIVING_VOXEL,) * 3
+
+
+def _street(seed: int) -> _Content:
+    frame = SimulatedStreet(seed=seed).frame(0)
+    boxes = np.zeros((0, 7)) if frame.boxes is None else frame.boxes
+    seen = np.asarray(frame.box_data.get("num_points", np.ones(len(boxes)))) > 0
+    return _Content(
+        f"simulated street, seed {seed}",
+        frame.points,
+        frame.fields,
+        (_DRIVING_VOXEL,) * 3,
+        frame.labels,
+        dict(enumerate(SimulatedStreet.CLASSES)),
+        boxes[seen],
+        tuple(name for name, kept in zip(frame.box_names, seen, strict=True) if kept),
+    )
+
+
+def _file(path: Path, labels_path: Path | None) -> _Content:
+    cloud = read_points(path)
+    is_driving = path.name.lower().endswith(".bin")
+    size = (_DRIVING_VOXEL,) * 3 if is_driving else _size_for(cloud.points)
+    labels, names = cloud.labels, None
+    if labels_path is not None:
+        labels, _ = read_semantic_kitti_labels(labels_path, len(cloud.points))
+        names = dict(ORIGINAL_NAMES)
+    return _Content(path.name, cloud.points, cloud.fields, size, labels, names)
+
+
+def _read_boxes(path: Path, calib: Path | None) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Boxes of a KITTI label file in the LiDAR's frame, or of an array ``[B, 7 or more]``.
+
+    Raises:
+        ValueError: there is no calibration beside the labels, or the array has another shape.
+    """
+    if path.suffix.lower() == ".npy":
+        boxes = np.load(path, allow_pickle=False)
+        if boxes.ndim != 2 or boxes.shape[1] < 7 or boxes.dtype.kind not in "fiu":
+            raise ValueError(
+                f"{path}: must hold numbers [B, 7 or more] (x y z dx dy dz heading), got {boxes.dtype} "
+                f"{list(boxes.shape)}"
+            )
+        return boxes, ()
+    if calib is None:
+        calib = path.resolve().parent.parent / "calib" / path.name
+        if not calib.is_file():
+            raise ValueError(f"{path}: labels are in the camera's frame; name the calibration with --calib")
+    labels = KittiLabels.read(path)
+    kept = [row for row, kind in enumerate(labels.types) if kind != DONT_CARE]
+    boxes = labels.lidar_boxes(KittiCalibration.read(calib))[kept]
+    return boxes, tuple(labels.types[row] for row in kept)
+
+
+def _scene(content: _Content, color: str | None, bounds: list[float] | None) -> Scene:
+    voxels = voxelize(content.points, content.voxel_size, bounds, nonfinite="drop")
+    if len(voxels.indices) == 0:
+        raise ValueError(
+            f"{content.name}: none of its {len(content.points)} points lies in the range {bounds}; give another "
+            "--range"
+        )
+    if color is None:
+        has_colours = {"r", "g", "b"} <= set(content.fields)
+        color = "label" if content.labels is not None else "rgb" if has_colours else "height"
+    labels = None
+    if content.labels is not None:
+        labels = voxel_labels(content.labels, voxels.point_rows.numpy(), len(voxels.indices))
+    size = content.voxel_size
+    edges = f"{size[0]:g}" if len(set(size)) == 1 else " x ".join(f"{edge:g}" for edge in size)
+    return voxel_scene(
+        voxels.to_sparse(),
+        voxels.grid,
+        color,
+        fields=content.fields,
+        labels=labels,
+        label_names=content.label_names,
+        boxes=content.boxes,
+        box_names=content.box_names,
+        title=f"{content.name}: {len(voxels.indices):,} voxels of {edges}",
+    )
+
+
+@one_line_errors
+def view(
+    file: Annotated[Path | None, typer.Argument(help="A point file; default: a simulated street.")] = None,
+    out_path: Annotated[
+        Path | None, typer.Option("--out", help="PNG to write. Default: a window where there is a display.")
+    ] = None,
+    look: Annotated[str, typer.Option("--view", help="Of a picture: above or space.")] = "above",
+    color: Annotated[
+        str | None,
+        typer.Option(help="height, degree (neighbours in the kernel map), label, rgb, intensity or a field."),
+    ] = None,
+    voxel_size: Annotated[str | None, typer.Option(help="Edge length: one number, or x,y,z.")] = None,
+    point_range: Annotated[str | None, typer.Option("--range", help="x0,y0,z0,x1,y1,z1.")] = None,
+    boxes: Annotated[Path | None, typer.Option(help="KITTI label file, or .npy [B, 7].")] = None,
+    calib: Annotated[Path | None, typer.Option(help="KITTI calibration of --boxes. [../calib beside it]")] = None,
+    labels: Annotated[Path | None, typer.Option(help="SemanticKITTI .label file of the points.")] = None,
+    renderer: Annotated[str, typer.Option(help="Of --view space: auto, open3d or matplotlib.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of the simulated street.")] = 0,
+) -> None:
+    """Show a scan's voxels: a window where there is a display, else a picture.
+
+    The picture is drawn from above, or in space with --view space. The simulated street brings labels and boxes of
+    its own.
+    """
+    if look not in _VIEWS:
+        raise ValueError(f"--view must be one of {', '.join(_VIEWS)}, got {look!r}")
+    if renderer not in RENDERERS:
+        raise ValueError(f"--renderer must be one of {', '.join(RENDERERS)}, got {renderer!r}")
+    if out_path is not None and (out_path.is_dir() or not out_path.absolute().parent.is_dir()):
+        raise ValueError(f"--out must name a file in a folder that exists, got {out_path}")
+    if out_path is not None and out_path.suffix.lower() != ".png":
+        raise ValueError(f"--out must end in .png, got {out_path.name}")
+    if labels is not None and file is None:
+        raise ValueError("--labels belong to the points of a file: name it")
+    sizes = None if voxel_size is None else parse_numbers(voxel_size, (1, 3), "--voxel-size")
+    bounds = None if point_range is None else parse_numbers(point_range, (6,), "--range")
+    with progress() as bar:
+        bar.add_task("reading the scan" if file else "scanning the street", total=None)
+        content = _street(seed) if file is None else _file(file, labels)
+    changes: dict[str, Any] = {}
+    if sizes is not None:
+        changes["voxel_size"] = tuple(sizes * 3 if len(sizes) == 1 else sizes)
+    if boxes is not None:
+        changes["boxes"], changes["box_names"] = _read_boxes(boxes, calib)
+    scene = _scene(_Content(**{**vars(content), **changes}), color, bounds)
+    if out_path is None and has_display():
+        try:
+            show(scene)
+        except RuntimeError as error:
+            complain(f"note: {error}")
+        else:
+            return
+    path = out_path or Path(f"{'street' if file is None else file.stem}_{look}.png")
+    if look == "above":
+        draw_from_above(path, scene)
+        drawn = "matplotlib"
+    else:
+        try:
+            drawn = draw_in_space(path, scene, renderer=renderer)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from None
+    out.print(f"{scene.title}, coloured by {scene.label}", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"wrote {path} ({drawn})", highlight=False, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    typer.run(view)
