@@ -15,6 +15,8 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +111,40 @@ def test_memory_is_described_by_the_third_array_interface() -> None:
     assert launch._DeviceArray(torch.empty(0, 4), 123).__cuda_array_interface__["data"] == (123, False)
     for dtype, text in launch._TYPE_STRINGS.items():
         assert torch.empty(1, dtype=dtype).numpy().dtype == np.dtype(text)
+
+
+@needs_numba_cuda
+def test_a_launch_goes_to_the_stream_and_the_device_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = importlib.import_module("sparseconv.backends.cuda.launch")
+    entered: list[torch.device] = []
+    calls: list[tuple[Any, ...]] = []
+
+    @contextlib.contextmanager
+    def enter(device: torch.device) -> Iterator[None]:
+        entered.append(device)
+        yield
+        entered.pop()
+
+    class Dispatcher:
+        def __getitem__(self, configuration: tuple[Any, ...]) -> Callable[..., None]:
+            return lambda *args: calls.append((configuration, args, list(entered)))
+
+    monkeypatch.setattr(torch.cuda, "device", enter)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=77))
+    monkeypatch.setattr(launch.cuda, "external_stream", lambda pointer: ("stream", pointer))
+    kernel = importlib.import_module("sparseconv.backends.cuda.voxelize")._rank
+    monkeypatch.setattr(kernel, "_dispatcher", Dispatcher())
+    values = torch.arange(5.0, requires_grad=True)
+    for threads, blocks in ((1, 128), (256 * 128 + 1, 129), (1 << 40, 1 << 16)):
+        kernel.launch(threads, values, torch.empty(0, 2), 9, (1, 2))
+        configuration, (first, empty, *rest), devices = calls.pop()
+        assert configuration == (blocks, 256, ("stream", 77)) and devices == [values.device]
+        assert first.__cuda_array_interface__["data"][0] == values.data_ptr()
+        # An empty array gets the address of another: it is never read.
+        assert empty.__cuda_array_interface__["data"][0] == values.data_ptr()
+        assert rest == [9, (1, 2)]
+    kernel.launch(0, values)
+    assert not calls
 
 
 @needs_numba_cuda
