@@ -16,14 +16,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from sparseconv.backends.cuda import implicit_gemm_table, implicit_gemm_tuning
+from sparseconv.backends.cuda import implicit_gemm_tuning
 from sparseconv.backends.cuda.implicit_gemm_table import (
     MapTables,
     Ready,
-    StepTable,
-    build_step_table,
-    build_step_tables,
     build_tasks,
     single_tap_tasks,
 )
@@ -39,12 +37,14 @@ from sparseconv.backends.cuda.implicit_gemm_tiles import (
 from sparseconv.backends.cuda.implicit_gemm_tuning import TunedTiles
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "implicit_gemm"))
 
-from pair_maps import PairMap, random_map, submanifold_map  # noqa: E402 - the folder is named just above
+# in_rows, out_rows, tap_offsets
+PairMap = tuple[Tensor, Tensor, Tensor]
 
 
-@pytest.mark.parametrize("checks", ["interpreted_convolution.py", "interpreted_gradients.py"])
+@pytest.mark.parametrize(
+    "checks", ["interpreted_convolution.py", "interpreted_gradients.py", "interpreted_tables.py"]
+)
 def test_in_the_interpreter(checks: str, tmp_path: Path) -> None:
     """Triton decides when it is imported whether to interpret, so these checks have a process of their own."""
     pytest.importorskip("triton", reason="Triton has no wheel for this system")
@@ -59,7 +59,7 @@ def test_in_the_interpreter(checks: str, tmp_path: Path) -> None:
     done = subprocess.run([*command, path], env=environment, cwd=HERE.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed is not None and int(passed[1]) > 30, done.stdout
+    assert passed is not None and int(passed[1]) > 8, done.stdout
     assert "skipped" not in done.stdout, done.stdout
 
 
@@ -73,122 +73,6 @@ def test_the_host_side_needs_no_triton_and_no_driver() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "False", done.stdout + done.stderr
-
-
-def steps_of(table: StepTable, block: int) -> dict[tuple[int, int], int]:
-    """``{(output row, tap): input row}`` as a table tells it."""
-    found = {}
-    for tile in range(table.tiles):
-        for step in range(int(table.starts[tile]), int(table.starts[tile + 1])):
-            for lane in range(block):
-                source, row = int(table.sources[step, lane]), int(table.rows[tile * block + lane])
-                if source >= 0:
-                    assert row >= 0
-                    assert (row, int(table.taps[step])) not in found
-                    found[row, int(table.taps[step])] = source
-    return found
-
-
-def pairs_of(pairs: PairMap, first: int, last: int) -> dict[tuple[int, int], int]:
-    in_rows, out_rows, offsets = pairs
-    return {
-        (int(out_rows[p]), tap): int(in_rows[p])
-        for tap in range(first, last)
-        for p in range(int(offsets[tap]), int(offsets[tap + 1]))
-    }
-
-
-@given(
-    n_in=st.integers(0, 40),
-    n_out=st.integers(0, 70),
-    taps=st.integers(1, 40),
-    block=st.sampled_from([16, 32, 64]),
-    seed=st.integers(0, 99),
-)
-def test_a_table_holds_every_pair_once(n_in: int, n_out: int, taps: int, block: int, seed: int) -> None:
-    pairs = random_map(n_in, n_out, taps, seed)
-    first = seed % taps
-    last = min(taps, first + 31)
-    table = build_step_table(*pairs, n_out=n_out, first=first, last=last, block=block)
-    assert steps_of(table, block) == pairs_of(pairs, first, last)
-    assert sorted(table.rows.tolist()) == [-1] * (table.tiles * block - n_out) + list(range(n_out))
-    # No step without a row, taps of a tile in order, long tiles first.
-    assert ((table.sources >= 0).any(1)).all()
-    per_tile = table.starts.diff()
-    assert (per_tile[1:] <= per_tile[:-1]).all()
-    for tile in range(table.tiles):
-        own = table.taps[table.starts[tile] : table.starts[tile + 1]]
-        assert (own[1:] > own[:-1]).all()
-        rows = table.rows[tile * block : (tile + 1) * block]
-        assert len(rows[rows >= 0]) > 0
-
-
-@pytest.mark.parametrize(
-    ("taps", "most", "parts"), [(27, 31, 1), (81, 31, 3), (125, 31, 5), (27, 16, 2), (1, 1, 1)]
-)
-def test_many_taps_are_cut_into_tables(taps: int, most: int, parts: int) -> None:
-    pairs = random_map(50, 60, taps)
-    tables = build_step_tables(*pairs, n_out=60, block=16, most_taps=most)
-    assert len(tables) == parts
-    merged: dict[tuple[int, int], int] = {}
-    for table in tables:
-        assert int(table.taps.max() - table.taps.min()) < -(-taps // parts)
-        merged |= steps_of(table, 16)
-    assert merged == pairs_of(pairs, 0, taps)
-
-
-def test_tables_without_steps_are_left_out_but_one_stays() -> None:
-    in_rows, out_rows, offsets = random_map(50, 60, 100)
-    stop = int(offsets[5])
-    tables = build_step_tables(
-        in_rows[:stop], out_rows[:stop], offsets.clamp(max=stop), n_out=60, block=16, most_taps=25
-    )
-    assert len(tables) == 1 and len(tables[0].taps)
-    nothing = torch.empty(0, dtype=torch.int32)
-    (table,) = build_step_tables(nothing, nothing, torch.zeros_like(offsets), n_out=60, block=16, most_taps=25)
-    assert table.tiles == 4 and len(table.taps) == 0
-
-
-def test_a_table_serves_31_taps() -> None:
-    pairs = random_map(3, 4, 32)
-    with pytest.raises(ValueError, match="31 taps, got 32"):
-        build_step_table(*pairs, n_out=4, first=0, last=32, block=16)
-    full = torch.arange(20, dtype=torch.int32).repeat(31)
-    table = build_step_table(full, full, torch.arange(32) * 20, n_out=20, first=0, last=31, block=16)
-    assert table.taps.tolist() == list(range(31)) * 2
-
-
-def test_rows_with_the_same_taps_share_tiles() -> None:
-    """A strided convolution's input gradient: 8 kinds of rows, which the order of rows tells apart."""
-    kinds = torch.arange(640) % 8
-    in_rows, out_rows, offsets = [], [], [0]
-    for tap in range(16):
-        rows = torch.nonzero(kinds == tap // 2)[:, 0]
-        out_rows.append(rows)
-        in_rows.append(rows)
-        offsets.append(offsets[-1] + len(rows))
-    pairs = torch.cat(in_rows).int(), torch.cat(out_rows).int(), torch.tensor(offsets)
-    table = build_step_table(*pairs, n_out=640, first=0, last=16, block=16)
-    assert len(table.taps) == 16 * 80 // 16
-    assert (table.sources >= 0).all()
-
-
-def test_the_order_needs_fewer_steps_than_the_rows_as_they_come() -> None:
-    pairs = submanifold_map(3000, (3, 3, 3))
-    mask = torch.zeros(3000, 27, dtype=torch.bool)
-    mask[pairs[1].long(), torch.arange(27).repeat_interleave(pairs[2].diff())] = True
-    padded = torch.nn.functional.pad(mask, (0, 0, 0, -3000 % 64)).view(-1, 64, 27)
-    table = build_step_table(*pairs, n_out=3000, first=0, last=27, block=64)
-    assert len(table.taps) < 0.9 * int(padded.any(1).sum())
-
-
-def test_large_maps_are_handled_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = random_map(200, 210, 9)
-    whole = build_step_table(*pairs, n_out=210, first=2, last=9, block=32)
-    monkeypatch.setattr(implicit_gemm_table, "_PAIRS_AT_ONCE", 7)
-    pieces = build_step_table(*pairs, n_out=210, first=2, last=9, block=32)
-    for name in ("sources", "taps", "starts", "rows"):
-        assert torch.equal(getattr(whole, name), getattr(pieces, name))
 
 
 @given(st.lists(st.integers(0, 90), min_size=1, max_size=9), st.integers(1, 40))
@@ -256,11 +140,9 @@ class TestMapTables:
         tables = MapTables()
         with torch.inference_mode():
             a, b, offsets = self.columns()
-            table = tables.get(
-                a, b, offsets, ("t",), lambda: build_step_table(a, b, offsets, n_out=4, first=0, last=1, block=16)
-            )
-        assert not table.sources.is_inference()
-        assert tables.get(a, b, offsets, ("t",), object) is table
+            kept = tables.get(a, b, offsets, ("t",), lambda: a + b)
+        assert not kept.is_inference()
+        assert tables.get(a, b, offsets, ("t",), object) is kept
 
     def test_a_build_that_fails_keeps_nothing(self) -> None:
         tables, (a, b, offsets) = MapTables(), self.columns()
@@ -448,10 +330,3 @@ def test_torch_decides_on_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
             assert precision(torch.bfloat16) == "ieee"
     finally:
         matmul.allow_tf32 = before
-
-
-def test_the_padding_of_a_table_is_all_that_it_adds() -> None:
-    """A table takes four bytes for each lane of each step, never more than a dense table of neighbours."""
-    pairs = submanifold_map(500, (3, 3, 3))
-    table = build_step_table(*pairs, n_out=500, first=0, last=27, block=64)
-    assert len(pairs[0]) <= table.sources.numel() <= -(-500 // 64) * 64 * 27

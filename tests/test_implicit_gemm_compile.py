@@ -14,7 +14,7 @@ from torch import Tensor
 pytest.importorskip("triton", reason="Triton has no wheel for this system")
 sys.path.insert(0, str(Path(__file__).parent / "implicit_gemm"))
 
-from cross_compile import Compiled, compiling_for
+from cross_compile import TABLE_KERNELS, Compiled, Found, compiling_for
 
 from sparseconv.backends.cuda import implicit_gemm
 from sparseconv.backends.cuda.implicit_gemm_tiles import (
@@ -62,7 +62,7 @@ def channels_of(kind: tuple[torch.dtype, Precision]) -> dict[ConvolutionTile | G
 
 
 def compile_tile(
-    tile: ConvolutionTile | GradientTile, c_in: int, c_out: int, dtype: torch.dtype, found: list[Compiled]
+    tile: ConvolutionTile | GradientTile, c_in: int, c_out: int, dtype: torch.dtype, found: Found
 ) -> Compiled:
     """Compile one launch with the given tile; the weight is contiguous, as a layer has it."""
     found.clear()
@@ -72,7 +72,7 @@ def compile_tile(
         implicit_gemm.convolve(x, weight, torch.zeros(c_out), ROWS, ROWS, OFFSETS, N, 1, tile=tile)
     else:
         implicit_gemm.weight_gradient(x, torch.zeros(N, c_out, dtype=dtype), ROWS, ROWS, OFFSETS, 1, tile=tile)
-    return found[0]
+    return found.of("convolve_tile" if isinstance(tile, ConvolutionTile) else "outer_tile")[0]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -137,7 +137,7 @@ def test_float16_and_groups_and_tails(arch: int, tmp_path: Path) -> None:
         one = torch.zeros(1, 1)
         implicit_gemm.convolve(one, one[None], None, ROWS[:1], ROWS[:1], torch.tensor([0, 1]), 1, 1)
         implicit_gemm.weight_gradient(one, one, ROWS[:1], ROWS[:1], torch.tensor([0, 1]), 1)
-        assert len(found) == 5 * 4 + 3
+        assert [len(found.of(name)) for name in ("convolve_tile", "outer_tile", "sum_tasks")] == [11, 6, 6]
         assert all(code.stack_bytes <= STACK_BYTES and code.local_bytes == 0 for code in found)
 
 
@@ -147,18 +147,32 @@ def test_half_results_are_rounded_to_the_nearest(arch: int, tmp_path: Path) -> N
         for dtype in (torch.bfloat16, torch.float16):
             x, weight = torch.zeros(N, 16, dtype=dtype), torch.zeros(16, 2, 16, dtype=dtype)
             implicit_gemm.convolve(x, weight, None, ROWS, ROWS, OFFSETS, N, 1, dtype=dtype)
-    assert re.search(r"cvt\.rn\.bf16(x2)?\.f32", found[0].ptx)
-    assert re.search(r"cvt\.rn\.f16(x2)?\.f32", found[1].ptx)
+    for code, kind in zip(found.of("convolve_tile"), ("bf16", "f16"), strict=True):
+        assert re.search(rf"cvt\.rn\.{kind}(x2)?\.f32", code.ptx)
 
 
-def test_later_tables_continue_the_sums(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arch", [A100, H100])
+def test_kernels_of_the_tables(arch: int, tmp_path: Path) -> None:
+    """Few registers: these wait for memory, and many programs at once hide it."""
+    x, weight = torch.zeros(N, 16), torch.zeros(16, 2, 16)
+    with compiling_for(arch, tmp_path) as found:
+        implicit_gemm.convolve(x, weight, None, ROWS.clone(), ROWS, OFFSETS, N, 1)
+    for name in TABLE_KERNELS:
+        (code,) = found.of(name)
+        assert code.registers <= 64 and code.stack_bytes == code.local_bytes == 0, name
+
+
+def test_later_tables_continue_the_sums(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Nothing runs here, so a table has no steps; that two of them would have some is pretended.
+    build = implicit_gemm.build_step_tables
+    monkeypatch.setattr(implicit_gemm, "build_step_tables", lambda *args, **kwargs: build(*args, **kwargs) * 2)
+    rows, residual = ROWS.clone(), torch.zeros(N, 16)
     with compiling_for(H100, tmp_path) as found:
-        offsets = torch.linspace(0, N, 41).long()
-        x, weight = torch.zeros(N, 16), torch.zeros(16, 40, 16)
-        residual = torch.zeros(N, 16)
-        implicit_gemm.convolve(x, weight, residual[0], ROWS, ROWS, offsets, N, 1, residual, True)
-        assert ["sums" in code.ttir for code in found] == [False, True]
-        assert [code.constants["RELU"] for code in found] == [False, True]
+        x, weight = torch.zeros(N, 16), torch.zeros(16, 2, 16)
+        implicit_gemm.convolve(x, weight, residual[0], rows, ROWS, OFFSETS, N, 1, residual, True)
+    codes = found.of("convolve_tile")
+    assert ["sums" in code.ttir for code in codes] == [False, True]
+    assert [code.constants["RELU"] for code in codes] == [False, True]
 
 
 def test_addresses_are_computed_in_64_bits(tmp_path: Path) -> None:
@@ -173,13 +187,14 @@ def test_addresses_are_computed_in_64_bits(tmp_path: Path) -> None:
             strided, torch.zeros(17, 2, 33), None, ROWS, ROWS, OFFSETS, N, 1, torch.zeros(N, 17), True
         )
         implicit_gemm.weight_gradient(strided, torch.zeros(N, 20)[:, :17], ROWS, ROWS, OFFSETS, 1)
+    assert {code.kernel for code in found} == {"convolve_tile", "outer_tile", "sum_tasks", *TABLE_KERNELS}
     for code in found:
         assert tensor_products(code, "i32") == [], code.kernel
         offsets = re.findall(r"tt\.addptr [^:\n]*: tensor<[^>]*!tt\.ptr<\w+>>, tensor<([^>]*)>", code.ttir)
         assert offsets, code.kernel
         # Offsets of 32 bits only along the lanes of a tile.
         assert all(kind.endswith("i64") or kind.count("x") == 1 for kind in offsets), code.kernel
-    convolve, outer, _ = found
+    (convolve,), (outer,) = found.of("convolve_tile"), found.of("outer_tile")
     # The rows of the input and of the output, and the columns of the weight; its taps are scalars.
     assert len(tensor_products(convolve, "i64")) >= 3
     assert re.search(r"arith\.muli %tap\w*, [^:\n]*: i64", convolve.ttir)

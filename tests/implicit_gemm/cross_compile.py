@@ -21,7 +21,8 @@ from triton.backends.compiler import GPUTarget
 
 from sparseconv.backends.cuda import implicit_gemm, implicit_gemm_kernels
 
-KERNELS = ("convolve_tile", "outer_tile", "sum_tasks")
+TABLE_KERNELS = ("mark_taps", "rank_masks", "join_masks", "write_tiles", "place_pairs")
+KERNELS = ("convolve_tile", "outer_tile", "sum_tasks", *TABLE_KERNELS)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,14 @@ class Compiled:
         return len(re.findall(re.escape(instruction), self.ptx))
 
 
+class Found(list[Compiled]):
+    """Compiled launches in their order."""
+
+    def of(self, kernel: str) -> list[Compiled]:
+        """Those of one kernel."""
+        return [code for code in self if code.kernel == kernel]
+
+
 class _Card:
     """Enough of a Triton driver to compile: a target."""
 
@@ -62,7 +71,7 @@ class _Card:
 class _Launcher:
     """Stands for a kernel: a launch compiles it."""
 
-    def __init__(self, name: str, found: list[Compiled]) -> None:
+    def __init__(self, name: str, found: Found) -> None:
         self._kernel = getattr(implicit_gemm_kernels, name)
         self._name = name
         self._found = found
@@ -100,12 +109,12 @@ def _read(name: str, kernel: Any, constants: dict[str, Any]) -> Compiled:
 
 
 @contextmanager
-def compiling_for(arch: int, folder: Path) -> Iterator[list[Compiled]]:
+def compiling_for(arch: int, folder: Path) -> Iterator[Found]:
     """Within the block, the implicit GEMM compiles for ``sm_<arch>`` instead of running; yields what it compiled.
 
     Results of the host functions are uninitialised memory.
     """
-    found: list[Compiled] = []
+    found = Found()
     stand_in = type("Kernels", (), {name: _Launcher(name, found) for name in KERNELS})
     stand_in.INTERPRETED = False  # type: ignore[attr-defined]
     driver = triton.runtime.driver

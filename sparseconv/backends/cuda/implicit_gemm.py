@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from sparseconv.backends.cuda.implicit_gemm_table import (
+    LAUNCH_OPTIONS,
     build_step_tables,
     build_tasks,
     map_tables,
@@ -43,8 +44,6 @@ from sparseconv.backends.cuda.implicit_gemm_tuning import tuned
 _OLDEST_CAPABILITY = (8, 0)
 # Values that one program of the final sum of the weight gradient adds up: 4 for each thread of 4 warps.
 _SUM_BLOCK = 512
-# Products are added without being rounded first, as everywhere in the engine; Triton 3.10 changes its default.
-_OPTIONS = {"enable_fp_fusion": True}
 
 
 @functools.cache
@@ -168,7 +167,7 @@ def convolve(
         tap_offsets,
         ("steps", n_out, shape.rows, shape.taps),
         lambda: build_step_tables(
-            in_rows, out_rows, tap_offsets, n_out=n_out, block=shape.rows, most_taps=shape.taps
+            kernels, in_rows, out_rows, tap_offsets, n_out=n_out, block=shape.rows, most_taps=shape.taps
         ),
     )
     # Sums that one table leaves to the next.
@@ -212,7 +211,7 @@ def convolve(
                 BLOCK_K=shape.channels,
                 num_warps=shape.warps,
                 num_stages=shape.stages,
-                **_OPTIONS,
+                **LAUNCH_OPTIONS,
             )
     return out
 
@@ -291,7 +290,7 @@ def weight_gradient(
                 BLOCK_P=shape.pairs,
                 num_warps=shape.warps,
                 num_stages=shape.stages,
-                **_OPTIONS,
+                **LAUNCH_OPTIONS,
             )
         kernels.sum_tasks[(taps * blocks,)](
             partial,
@@ -303,6 +302,6 @@ def weight_gradient(
             blocks,
             BLOCK=_SUM_BLOCK,
             num_warps=4,
-            **_OPTIONS,
+            **LAUNCH_OPTIONS,
         )
     return out

@@ -1,4 +1,6 @@
-"""Triton kernels of the fused implicit GEMM. The only file that imports Triton; import it when it is needed.
+"""Triton kernels of the fused implicit GEMM and of its tables.
+
+The only file that imports Triton: import it when it is needed.
 
 A row number times a stride passes 2^31 on large inputs, so row numbers are widened before they are multiplied.
 """
@@ -187,3 +189,120 @@ def sum_tasks(partial, first_tasks, out, size, taps, depth, blocks, BLOCK: tl.co
         total += tl.load(partial + task * size + place, mask=inside, other=0.0)
     o = place // depth
     tl.store(out + (o * taps + tap) * depth + place % depth, total, mask=inside)
+
+
+@triton.jit
+def _or(a, b):
+    return a | b
+
+
+@triton.jit
+def _tap_of(pair, ends, taps):
+    """Tap of each pair, counted from the first of ``taps`` taps; ``ends`` are the pairs behind each tap's."""
+    tap = tl.zeros_like(pair)
+    for t in range(taps - 1):
+        tap += (pair >= tl.load(ends + t)).to(tl.int64)
+    return tap
+
+
+@triton.jit
+def mark_taps(out_rows, ends, bits, masks, first, count, taps, BLOCK: tl.constexpr):
+    """Set the bit of each pair's tap in ``masks [n_out]``; the only atomics, and bits have no order."""
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    live = place < count
+    pair = first + place
+    bit = tl.load(bits + _tap_of(pair, ends, taps), mask=live, other=0).to(tl.int32)
+    row = tl.load(out_rows + pair, mask=live, other=0)
+    tl.atomic_or(masks + row, 1 << bit, mask=live, sem="relaxed")
+
+
+@triton.jit
+def rank_masks(masks, ranks, count, BLOCK: tl.constexpr):
+    """Place of each mask of 31 bits in the order of the Gray code."""
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = tl.load(masks + place, mask=place < count, other=0)
+    mask ^= mask >> 1
+    mask ^= mask >> 2
+    mask ^= mask >> 4
+    mask ^= mask >> 8
+    mask ^= mask >> 16
+    tl.store(ranks + place, mask, mask=place < count)
+
+
+@triton.jit
+def join_masks(masks, order, tile_masks, steps, count, taps, BLOCK_M: tl.constexpr):
+    """Taps of each tile of ``BLOCK_M`` rows in their order, as a mask and as a number."""
+    tile = tl.program_id(0).to(tl.int64)
+    place = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    row = tl.load(order + place, mask=place < count, other=0)
+    joined = tl.reduce(tl.load(masks + row, mask=place < count, other=0), 0, _or)
+    tl.store(tile_masks + tile, joined)
+    number = joined & 1
+    for t in range(1, taps):
+        number += (joined >> t) & 1
+    tl.store(steps + tile, number)
+
+
+@triton.jit
+def write_tiles(
+    order,
+    by_steps,
+    masks,
+    starts,
+    bits,
+    tile_masks,
+    rows,
+    lanes,
+    step_taps,
+    count,
+    first_tap,
+    taps,
+    BLOCK_M: tl.constexpr,
+):
+    """Rows and taps of each tile in its final place, the lane of each row, and the tile's mask."""
+    tile = tl.program_id(0).to(tl.int64)
+    before = tl.load(by_steps + tile)
+    place = before * BLOCK_M + tl.arange(0, BLOCK_M)
+    row = tl.load(order + place, mask=place < count, other=-1)
+    lane = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    tl.store(rows + lane, row.to(tl.int32))
+    tl.store(lanes + row, lane, mask=place < count)
+    mask = tl.load(masks + before)
+    tl.store(tile_masks + tile, mask)
+    step = tl.load(starts + tile)
+    for t in range(taps):
+        has = (mask >> tl.load(bits + t).to(tl.int32)) & 1
+        tl.store(step_taps + step, first_tap + t, mask=has != 0)
+        step += has
+
+
+@triton.jit
+def place_pairs(
+    in_rows,
+    out_rows,
+    ends,
+    bits,
+    lanes,
+    tile_masks,
+    starts,
+    sources,
+    first,
+    count,
+    taps,
+    BLOCK_M: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Write the input row of each pair into its lane of its step."""
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    live = place < count
+    pair = first + place
+    tap = _tap_of(pair, ends, taps)
+    lane = tl.load(lanes + tl.load(out_rows + pair, mask=live, other=0), mask=live, other=0)
+    tile = lane // BLOCK_M
+    mask = tl.load(tile_masks + tile, mask=live, other=0)
+    step = tl.load(starts + tile, mask=live, other=0)
+    for t in range(taps - 1):
+        has = (mask >> tl.load(bits + t).to(tl.int32)) & 1
+        step += tl.where(t < tap, has, 0)
+    source = tl.load(in_rows + pair, mask=live, other=0)
+    tl.store(sources + step * BLOCK_M + lane % BLOCK_M, source, mask=live)

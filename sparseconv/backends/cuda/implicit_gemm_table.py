@@ -11,13 +11,16 @@ import itertools
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-# Pairs handled at once while a table is built: temporaries of at most 160 MiB.
-_PAIRS_AT_ONCE = 1 << 22
+# Products are added without being rounded first, as everywhere in the engine; Triton 3.10 changes its default.
+LAUNCH_OPTIONS = {"enable_fp_fusion": True}
+# Pairs, or rows, of one program that builds a table: 4 for each thread of 4 warps.
+_BLOCK = 512
 
 T = TypeVar("T")
 
@@ -107,30 +110,32 @@ class Tasks:
         self.ready.wait((self.bounds, self.firsts))
 
 
-def _gray_rank(mask: Tensor, bits: int) -> Tensor:
-    """Place of each bit mask in the Gray code's order."""
-    shift = 1
-    while shift < bits:
-        mask = mask ^ (mask >> shift)
-        shift *= 2
-    return mask
-
-
-def _any_row(masks: Tensor) -> Tensor:
-    """Bitwise or over the last axis, a power of two long."""
-    while masks.shape[1] > 1:
-        half = masks.shape[1] // 2
-        masks = masks[:, :half] | masks[:, half:]
-    return masks[:, 0]
-
-
 def build_step_table(
-    in_rows: Tensor, out_rows: Tensor, tap_offsets: Tensor, *, n_out: int, first: int, last: int, block: int
+    kernels: ModuleType,
+    in_rows: Tensor,
+    out_rows: Tensor,
+    tap_offsets: Tensor,
+    *,
+    n_out: int,
+    first: int,
+    last: int,
+    block: int,
 ) -> StepTable:
     """Table of the taps ``first .. last`` for tiles of ``block`` rows.
 
     Waits for the device once, to learn the number of steps. The table takes ``4 * S * block`` bytes, at most
-    ``4 * n_out * (last - first)`` (rounded up to whole tiles), and less the more rows lack taps.
+    ``4 * n_out * (last - first)`` (rounded up to whole tiles), and less the more rows lack taps; what is needed
+    meanwhile grows with the rows, not with the pairs.
+
+    Args:
+        kernels: the module with the Triton kernels.
+        in_rows: int32 ``[P]``.
+        out_rows: int32 ``[P]``.
+        tap_offsets: int64 ``[K + 1]`` on the CPU.
+        n_out: number of output rows.
+        first: first tap.
+        last: the tap behind the last.
+        block: rows of a tile, a power of two.
 
     Raises:
         ValueError: more than 31 taps.
@@ -139,51 +144,83 @@ def build_step_table(
     if n_taps > 31:
         raise ValueError(f"one table serves at most 31 taps, got {n_taps}")
     device = in_rows.device
-    counts = tap_offsets[first : last + 1].diff()
     # Bit 0 is the most frequent tap, so that the rarest decides first. Stable: equal maps give equal tables.
-    bit_of_tap = torch.empty(n_taps, dtype=torch.int32, device="cpu")
-    bit_of_tap[torch.argsort(counts, descending=True, stable=True)] = torch.arange(
-        n_taps, dtype=torch.int32, device="cpu"
-    )
-    bit_of_tap = bit_of_tap.to(device)
-    mask_of_tap = torch.ones_like(bit_of_tap) << bit_of_tap
-    ends = (tap_offsets[first + 1 : last + 1]).to(device)
-    begin, end = int(tap_offsets[first]), int(tap_offsets[last])
-    chunks = [(at, min(end, at + _PAIRS_AT_ONCE)) for at in range(begin, end, _PAIRS_AT_ONCE)]
-
-    def taps_between(start: int, stop: int) -> Tensor:
-        return torch.searchsorted(ends, torch.arange(start, stop, device=device), right=True)
-
-    mask = torch.zeros(n_out, dtype=torch.int32, device=device)
-    for start, stop in chunks:
-        # A row has a tap once, so adding bits sets them.
-        mask.index_add_(0, out_rows[start:stop], mask_of_tap[taps_between(start, stop)])
-    order = torch.sort(_gray_rank(mask, n_taps), stable=True).indices
+    by_count = torch.argsort(tap_offsets[first : last + 1].diff(), descending=True, stable=True)
+    ends, bits = torch.stack([tap_offsets[first + 1 : last + 1], torch.argsort(by_count)]).to(device)
+    begin = int(tap_offsets[first])
+    count = int(tap_offsets[last]) - begin
     tiles = -(-n_out // block)
-    overhang = tiles * block - n_out
-    tile_masks = _any_row(torch.nn.functional.pad(mask[order], (0, overhang)).view(tiles, block))
-    visits = (tile_masks[:, None] >> bit_of_tap) & 1
-    steps = visits.sum(1)
-    by_steps = torch.sort(steps, descending=True, stable=True).indices
-    visits, steps = visits[by_steps], steps[by_steps]
-    rows = torch.nn.functional.pad(order, (0, overhang), value=-1).view(tiles, block)[by_steps].view(-1)
-    starts = torch.nn.functional.pad(steps.cumsum(0), (1, 0))
-    step_of = visits.view(-1).cumsum(0) - 1
-    taps = torch.nonzero(visits)[:, 1].int() + first
+    pair_blocks, row_blocks = -(-count // _BLOCK), -(-n_out // _BLOCK)
 
-    lane_of_row = torch.empty(n_out + 1, dtype=torch.int64, device=device)
-    lane_of_row[torch.where(rows < 0, n_out, rows)] = torch.arange(len(rows), device=device)
-    sources = torch.full((len(taps), block), -1, dtype=torch.int32, device=device)
-    for start, stop in chunks:
-        lane = lane_of_row[out_rows[start:stop].long()]
-        tile = torch.div(lane, block, rounding_mode="floor")
-        step = step_of[tile * n_taps + taps_between(start, stop)]
-        sources.view(-1)[step * block + lane - tile * block] = in_rows[start:stop]
-    return StepTable(sources, taps, starts, rows.int(), Ready.now(device))
+    masks = torch.zeros(n_out, dtype=torch.int32, device=device)
+    ranks = torch.empty_like(masks)
+    steps, tile_masks, joined = torch.zeros((3, tiles), dtype=torch.int32, device=device)
+    starts = torch.zeros(tiles + 1, dtype=torch.int64, device=device)
+    rows = torch.empty(tiles * block, dtype=torch.int32, device=device)
+    lanes = torch.empty(n_out, dtype=torch.int64, device=device)
+    with torch.cuda.device_of(in_rows):
+        if count:
+            kernels.mark_taps[(pair_blocks,)](
+                out_rows, ends, bits, masks, begin, count, n_taps, BLOCK=_BLOCK, **LAUNCH_OPTIONS
+            )
+        if n_out:
+            kernels.rank_masks[(row_blocks,)](masks, ranks, n_out, BLOCK=_BLOCK, **LAUNCH_OPTIONS)
+        order = torch.sort(ranks, stable=True).indices
+        if n_out:
+            kernels.join_masks[(tiles,)](
+                masks, order, joined, steps, n_out, n_taps, BLOCK_M=block, **LAUNCH_OPTIONS
+            )
+        descending = torch.sort(steps, descending=True, stable=True)
+        torch.cumsum(descending.values, 0, out=starts[1:])
+        total = int(starts[-1])
+        taps = torch.empty(total, dtype=torch.int32, device=device)
+        sources = torch.full((total, block), -1, dtype=torch.int32, device=device)
+        if n_out:
+            kernels.write_tiles[(tiles,)](
+                order,
+                descending.indices,
+                joined,
+                starts,
+                bits,
+                tile_masks,
+                rows,
+                lanes,
+                taps,
+                n_out,
+                first,
+                n_taps,
+                BLOCK_M=block,
+                **LAUNCH_OPTIONS,
+            )
+        if count:
+            kernels.place_pairs[(pair_blocks,)](
+                in_rows,
+                out_rows,
+                ends,
+                bits,
+                lanes,
+                tile_masks,
+                starts,
+                sources,
+                begin,
+                count,
+                n_taps,
+                BLOCK_M=block,
+                BLOCK=_BLOCK,
+                **LAUNCH_OPTIONS,
+            )
+    return StepTable(sources, taps, starts, rows, Ready.now(device))
 
 
 def build_step_tables(
-    in_rows: Tensor, out_rows: Tensor, tap_offsets: Tensor, *, n_out: int, block: int, most_taps: int
+    kernels: ModuleType,
+    in_rows: Tensor,
+    out_rows: Tensor,
+    tap_offsets: Tensor,
+    *,
+    n_out: int,
+    block: int,
+    most_taps: int,
 ) -> tuple[StepTable, ...]:
     """Tables of all taps, in order, each for about the same number of at most ``most_taps`` taps.
 
@@ -193,7 +230,7 @@ def build_step_tables(
     parts = max(1, -(-n_taps // most_taps))
     cuts = [n_taps * part // parts for part in range(parts + 1)]
     tables = [
-        build_step_table(in_rows, out_rows, tap_offsets, n_out=n_out, first=first, last=last, block=block)
+        build_step_table(kernels, in_rows, out_rows, tap_offsets, n_out=n_out, first=first, last=last, block=block)
         for first, last in itertools.pairwise(cuts)
     ]
     return tuple(table for table in tables if len(table.taps)) or (tables[0],)
