@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sparseconv.tensor import SparseTensor
-from sparseconv.voxelization import Reduce, Voxels, voxelize
+from sparseconv.voxelization import HardVoxels, Reduce, Voxels, voxelize
 
 from .sample import Sample
 
-Voxelizer = Callable[[list[np.ndarray]], Voxels]
+Voxelizer = Callable[[list[np.ndarray]], Voxels | HardVoxels]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -23,7 +24,7 @@ class Batch:
     """Several samples together. M voxels, N points over the whole batch.
 
     Attributes:
-        voxels: what `voxelize` gave: features, sites, and the voxel of every point.
+        voxels: what `voxelize` (or `hard_voxelize`) gave: features, sites, and the voxel of every point.
         labels: `[M]` int64 class of each voxel, or None where the samples have none.
         point_labels: `[N]` int64 class of each point, or None.
         boxes: one float32 `[B, 7 or 9]` a sample, or None.
@@ -32,7 +33,7 @@ class Batch:
         names: the samples' names.
     """
 
-    voxels: Voxels
+    voxels: Voxels | HardVoxels
     labels: Tensor | None
     point_labels: Tensor | None
     boxes: tuple[Tensor, ...] | None
@@ -42,8 +43,29 @@ class Batch:
 
     @property
     def sparse(self) -> SparseTensor:
-        """The voxels' features as a sparse tensor, for a network."""
+        """The voxels' features as a sparse tensor, for a network.
+
+        Raises:
+            TypeError: the voxels are hard ones, whose points need an encoder first.
+        """
+        if isinstance(self.voxels, HardVoxels):
+            raise TypeError("hard voxels hold padded points, not features: encode batch.voxels.points first")
         return self.voxels.to_sparse()
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The same batch with all of its tensors on a device."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=non_blocking)
+            if isinstance(value, tuple):
+                return tuple(moved(item) for item in value)
+            if isinstance(value, Batch | Voxels | HardVoxels):
+                parts = {part.name: moved(getattr(value, part.name)) for part in dataclasses.fields(value)}
+                return dataclasses.replace(value, **parts)
+            return value
+
+        return cast(Batch, moved(self))
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -73,7 +95,8 @@ def collate(
         samples: at least one; all with the same fields, and all with labels (boxes, class ids) or none.
         voxel_size: see `sparseconv.voxelize`.
         point_cloud_range: see `sparseconv.voxelize`.
-        voxelizer: a function from the list of points `[N, C]` to `Voxels`, in place of `voxel_size`.
+        voxelizer: a function from the list of points `[N, C]` to `Voxels` or `HardVoxels`, in place of
+            `voxel_size`.
         fields: the columns that become features, `x y z` first; all by default.
         reduce: how the points of a voxel become its features.
         voxel_labels: a voxel's class is that of most of its points (the smallest number among equals), or of its
@@ -103,6 +126,7 @@ def collate(
     if voxel_labels not in ("majority", "first"):
         raise ValueError(f"voxel_labels must be 'majority' or 'first', got {voxel_labels!r}")
     clouds = _clouds(samples, fields)
+    voxels: Voxels | HardVoxels
     if voxel_size is not None:
         voxels = voxelize(clouds, voxel_size, point_cloud_range, reduce)
     elif voxelizer is not None:

@@ -13,6 +13,7 @@ from .boxes import transform_boxes
 from .float32_records import read_float32_records
 from .folders import folder_error, require_folder
 from .label_map import map_labels
+from .nuscenes_annotations import read_annotations
 from .nuscenes_bin import FIELDS
 from .nuscenes_classes import (
     DETECTION_CLASSES,
@@ -39,8 +40,6 @@ ROOT
 """
 CHANNEL = "LIDAR_TOP"
 MULTI_SWEEP_FIELDS = (*FIELDS, "time_lag")
-# The devkit takes a velocity from annotations at most this far apart, twice as far from both neighbours.
-_LONGEST_STEP = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,16 +49,6 @@ class _Sweep:
     filename: str
     timestamp: int
     pose: Float64
-
-
-@dataclass(frozen=True, eq=False)
-class _Annotations:
-    """The boxes of one key frame in the global frame, with their velocities."""
-
-    boxes: Float64
-    categories: tuple[str, ...]
-    instances: tuple[str, ...]
-    num_lidar_points: Int32
 
 
 class NuScenes(PointDataset):
@@ -124,7 +113,7 @@ class NuScenes(PointDataset):
         self._read_sweeps(tables, wanted, sweeps)
         if not self.tokens:
             raise folder_error(f"{self.root / version} has no scene of the split {split!r}", TREE, PAGE)
-        self._annotations = self._read_annotations(tables)
+        self._annotations = read_annotations(tables, self.tokens, self._times)
         self._label_files, self._label_map = self._read_lidarseg(tables) if labels else ({}, {})
 
     @staticmethod
@@ -185,71 +174,6 @@ class NuScenes(PointDataset):
         self._chains = tuple(chain for _, _, chain in frames)
         self._times = {token: int(record["timestamp"]) for token, record in wanted.items()}
 
-    def _read_annotations(self, tables: Tables) -> dict[str, _Annotations] | None:
-        if not (tables.folder / "sample_annotation.json").is_file():
-            return None
-        categories = tables.by_token("category", "name")
-        instances = tables.by_token("instance", "category_token")
-        fields = (
-            "sample_token",
-            "instance_token",
-            "translation",
-            "size",
-            "rotation",
-            "prev",
-            "next",
-            "num_lidar_pts",
-        )
-        records = tables.by_token("sample_annotation", *fields)
-        of_sample: dict[str, list[Record]] = {token: [] for token in self.tokens}
-        for record in records.values():
-            if record["sample_token"] in of_sample:
-                of_sample[record["sample_token"]].append(record)
-        # Velocities reach into samples of the same scene only, so those of the split know every time needed.
-        found = {}
-        for token, boxes in of_sample.items():
-            rows = [self._global_box(tables, records, record) for record in boxes]
-            names = []
-            for record in boxes:
-                instance = tables.pick(instances, "instance", record["instance_token"])
-                names.append(tables.pick(categories, "category", instance["category_token"])["name"])
-            found[token] = _Annotations(
-                np.array(rows, np.float64).reshape(-1, 9),
-                tuple(names),
-                tuple(record["instance_token"] for record in boxes),
-                np.array([record["num_lidar_pts"] for record in boxes], np.int32).reshape(-1),
-            )
-        return found
-
-    def _global_box(self, tables: Tables, records: dict[str, Record], record: Record) -> list[float]:
-        """A box of `boxes` in the global frame, with its velocity."""
-        matrix = tables.transform("sample_annotation", record)
-        width, length, height = (float(value) for value in record["size"])
-        if not min(width, length, height) > 0:
-            raise PointFileError(
-                tables.folder / "sample_annotation.json", f"has a size that is not positive: {record['size']}"
-            )
-        velocity = self._velocity(tables, records, record)
-        return [*matrix[:3, 3], length, width, height, float(np.arctan2(matrix[1, 0], matrix[0, 0])), *velocity]
-
-    def _velocity(self, tables: Tables, records: dict[str, Record], record: Record) -> tuple[float, float]:
-        """Metres a second between the neighbouring annotations, as the devkit's `box_velocity`; NaN if unknown."""
-        before = tables.pick(records, "sample_annotation", record["prev"]) if record["prev"] else record
-        after = tables.pick(records, "sample_annotation", record["next"]) if record["next"] else record
-        if before is after:
-            return float("nan"), float("nan")
-        times = [self._times.get(neighbour["sample_token"]) for neighbour in (before, after)]
-        if None in times:
-            raise PointFileError(
-                tables.folder / "sample_annotation.json", "has an object whose annotations lie in different scenes"
-            )
-        seconds = 1e-6 * (times[1] - times[0])  # type: ignore[operator]
-        both = bool(record["prev"]) and bool(record["next"])
-        if not 0 < seconds <= _LONGEST_STEP * (2 if both else 1):
-            return float("nan"), float("nan")
-        moved = np.subtract(after["translation"], before["translation"])
-        return float(moved[0] / seconds), float(moved[1] / seconds)
-
     def _read_lidarseg(self, tables: Tables) -> tuple[dict[str, str], dict[int, int]]:
         path = tables.folder / "category.json"
         mapping: dict[int, int] = {}
@@ -288,7 +212,7 @@ class NuScenes(PointDataset):
         if self.has_labels:
             labels = self._labels(index, len(clouds[0]))
             sample = sample.replace(labels=np.pad(labels, (0, len(sample) - len(labels))))
-        return self._with_boxes(sample, from_global)
+        return self._with_boxes(sample, index, from_global)
 
     def _path(self, filename: str) -> Path:
         # The tables are data: they do not choose files outside the data set.
@@ -296,10 +220,10 @@ class NuScenes(PointDataset):
             raise PointFileError(self.root / self.version, f"names a file outside the data set: {filename[:80]!r}")
         return self.root / filename
 
-    def _with_boxes(self, sample: Sample, from_global: Float64) -> Sample:
+    def _with_boxes(self, sample: Sample, index: int, from_global: Float64) -> Sample:
         if self._annotations is None:
             return sample
-        found = self._annotations[sample.name]
+        found = self._annotations.of_sample(index)
         names = [DETECTION_OF_CATEGORY.get(category) for category in found.categories]
         kept = np.array([name in self.box_classes for name in names], np.bool_)
         chosen = tuple(name for name in names if name in self.box_classes and name is not None)

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,6 +15,7 @@ from .point_file import PathLike, PointFileError, read_bytes
 from .sample import Float64
 
 Record = dict[str, Any]
+Picked = TypeVar("Picked")
 
 
 def read_table(path: PathLike, needed: Iterable[str]) -> list[Record]:
@@ -62,7 +63,7 @@ class Tables:
         """
         return {record["token"]: record for record in read_table(self.folder / f"{name}.json", ("token", *needed))}
 
-    def pick(self, table: Mapping[str, Record], name: str, token: object) -> Record:
+    def pick(self, table: Mapping[str, Picked], name: str, token: object) -> Picked:
         """The record that another one names.
 
         Raises:

@@ -58,6 +58,24 @@ def test_two_samples_by_hand() -> None:
     assert "samples=2" in repr(batch)
 
 
+def test_hard_voxels() -> None:
+    to_voxels = partial(sparseconv.hard_voxelize, voxel_size=1.0, max_points=2, max_voxels=9)
+    batch = collate([cloud([[0.5, 0, 0, 1], [3, 0, 0, 2], [0.6, 0, 0, 3]], [4, 5, 4])], voxelizer=to_voxels)
+    assert batch.voxels.points.shape == (2, 2, 4) and batch.labels.tolist() == [4, 5]
+    with pytest.raises(TypeError, match=r"encode batch\.voxels\.points first"):
+        batch.sparse  # noqa: B018
+
+
+def test_moving_a_batch_moves_every_tensor() -> None:
+    boxes = np.ones((1, 7), np.float32)
+    one = cloud([[0.5, 0, 0, 1]], [4], boxes=boxes, box_names=("a",), box_labels=np.zeros(1, np.int32), class_id=1)
+    moved = collate([one], 1.0).to("meta")
+    tensors = [moved.labels, moved.point_labels, moved.class_ids, *moved.boxes, *moved.box_labels]
+    tensors += [moved.voxels.features, moved.voxels.indices, moved.voxels.num_points, moved.voxels.point_rows]
+    assert {tensor.device.type for tensor in tensors} == {"meta"} and moved.names == ("",)
+    assert moved.voxels.grid.voxel_size == (1.0, 1.0, 1.0)
+
+
 def test_points_outside_have_no_say() -> None:
     sample_ = cloud([[0.5, 0.5, 0.5, 0], [9, 9, 9, 0], [0.6, 0.6, 0.6, 0]], [2, 5, 2])
     batch = collate([sample_], 1.0, [0, 0, 0, 2, 2, 2])

@@ -314,7 +314,18 @@ def _rename(table: str, change: Callable[[list[dict[str, Any]]], Any]) -> Callab
         (_rename("sample_data", lambda r: r[0].update(filename="../../secret")), "outside the data set"),
         (_rename("sample_data", lambda r: r[0].update(filename="/etc/passwd")), "outside the data set"),
         (_rename("instance", lambda r: r.pop(0)), "instance.json: has no record 'car'"),
-        (_rename("sample_annotation", lambda r: r[0].update(size=[0, 1, 1])), "size that is not positive"),
+        (
+            _rename("sample_annotation", lambda r: r[0].update(size=[0, 1, 1])),
+            "unusable box .size must be positive",
+        ),
+        (
+            _rename("sample_annotation", lambda r: r[0].update(rotation=[0, 0, 0, 0])),
+            "unusable box .rotation must be",
+        ),
+        (_rename("sample_annotation", lambda r: r[0].update(translation=[1, 2])), "unusable box"),
+        (_rename("sample_annotation", lambda r: r[0].update(size="big")), "unusable box"),
+        (_rename("sample_annotation", lambda r: r[0].update(num_lidar_pts=None)), "unusable box"),
+        (_rename("sample", lambda r: r[1].update(scene_token="s1")), "lie in different scenes"),
         (_rename("sample_annotation", lambda r: r[0].update(next="gone")), "has no record 'gone'"),
     ],
 )
