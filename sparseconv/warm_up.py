@@ -57,6 +57,11 @@ def _pooling_and_norm(dtype: torch.dtype) -> None:
     x = _sample(dtype)
     norm = BatchNorm(4).to(dtype)
     (F.max_pool(x, 2).features.sum() + F.avg_pool(norm(x), 2).features.sum()).backward()
+    # Rows of a hundred pairs have kernels of their own on a GPU.
+    places = torch.arange(100)
+    line = SparseTensor(torch.randn(100, 1, dtype=dtype), torch.stack([places * 0, places], 1), [100], 1)
+    F.global_max_pool(line)
+    F.global_sum_pool(line)
 
 
 def _weighted_pairs(dtype: torch.dtype) -> None:
@@ -81,14 +86,19 @@ def steps(dtypes: Sequence[torch.dtype] = (torch.float32,)) -> Iterator[tuple[st
             yield f"{label} in {name}", functools.partial(step, dtype)
 
 
-def warm_up(dtypes: Sequence[torch.dtype] = (torch.float32,)) -> None:
-    """Compile the kernels, forward and backward, and keep their code, so that no first call has to.
+def warm_up(
+    dtypes: Sequence[torch.dtype] = (torch.float32,), device: torch.device | str | int | None = None
+) -> None:
+    """Compile the kernels, forward and backward, so that no first call has to.
+
+    The code of a processor's kernels is kept for the next process; a GPU's kernels are compiled in each process.
 
     Args:
-        dtypes: float32, float64 or both; what the half precisions need beyond float32's kernels is always included.
+        dtypes: float32, float64 or both; what the half precisions need beyond float32's is always included.
+        device: where the kernels are to run; None: torch's default device.
     """
-    state = torch.random.get_rng_state()
-    with torch.enable_grad():
+    where = torch.get_default_device() if device is None else torch.device(device)
+    others = [where] if where.type == "cuda" else []
+    with torch.random.fork_rng(others), torch.device(where), torch.enable_grad():
         for _, step in steps(dtypes):
             step()
-    torch.random.set_rng_state(state)

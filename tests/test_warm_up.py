@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 PROGRAM = """
@@ -50,3 +52,15 @@ def test_warm_up_leaves_the_random_state() -> None:
     before = torch.random.get_rng_state()
     sparseconv.warm_up()
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_draws_nothing_and_changes_no_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.device] = []
+    module = importlib.import_module("sparseconv.warm_up")
+    monkeypatch.setattr(module, "steps", lambda dtypes: [("look", lambda: seen.append(torch.rand(3).device))])
+    before = torch.random.get_rng_state()
+    module.warm_up()
+    module.warm_up(device="meta")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert seen == [torch.device("cpu"), torch.device("meta")]
+    assert torch.get_default_device() == torch.device("cpu")

@@ -14,6 +14,7 @@ import sparseconv
 from sparseconv import SparseTensor, nn, use_backend
 from sparseconv import functional as F
 from sparseconv.backends.cuda.implicit_gemm_table import map_tables
+from sparseconv.backends.cuda.launch import KERNELS, Kernel
 
 SHAPE = (4, 5, 9)
 
@@ -128,6 +129,20 @@ def test_half_precision_and_epilogue() -> None:
             return [layer.bfloat16()(x16).features.float(), fused.float()(x).features]
 
     both(run)
+
+
+def test_warm_up_launches_every_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[str] = set()
+    launch = Kernel.launch
+
+    def noted(self: Kernel, threads: int, *args: object) -> None:
+        seen.add(self.name)
+        launch(self, threads, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Kernel, "launch", noted)
+    with use_backend("cuda"):
+        sparseconv.warm_up()
+    assert seen == set(KERNELS)
 
 
 def test_maps_are_grouped_once_for_all_passes() -> None:
