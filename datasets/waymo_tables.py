@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ SEGMENT = "key.segment_context_name"
 TIME = "key.frame_timestamp_micros"
 LASER = "key.laser_name"
 Row = dict[str, Any]
+
+# Two range images of the top laser take 5 MB, and a row group may hold those of a whole segment.
+_IMAGES_AT_ONCE = 8
+_ROWS_AT_ONCE = 4096
 
 
 def read_rows(
@@ -38,7 +43,6 @@ def read_rows(
     check_point_file(path)
     try:
         import pyarrow
-        import pyarrow.compute
         from pyarrow import parquet
     except (ImportError, OSError):
         raise PointFileError(path, REMEDY) from None
@@ -54,12 +58,8 @@ def read_rows(
             wanted = [*columns, *(name for name in optional if name in present)]
             rows = []
             for group in range(file.num_row_groups):
-                if time is not None and not _may_hold(file, group, time):
-                    continue
-                table = file.read_row_group(group, wanted)
-                if time is not None:
-                    table = table.filter(pyarrow.compute.equal(table[TIME], time))
-                rows.extend(_rows(table))
+                for table in _matching(file, group, wanted, time):
+                    rows.extend(_rows(table))
     except PointFileError:
         raise
     # Arrow's errors for damaged files have no common base but Exception.
@@ -69,6 +69,27 @@ def read_rows(
         for name in optional:
             row.setdefault(name, None)
     return rows
+
+
+def _matching(file: Any, group: int, columns: list[str], time: int | None) -> Iterator[Any]:
+    """The rows of a row group that belong to a frame, in parts that fit into memory however large the group is."""
+    if time is None:
+        yield file.read_row_group(group, columns)
+        return
+    if not _may_hold(file, group, time):
+        return
+    found = np.flatnonzero(file.read_row_group(group, [TIME])[TIME].to_numpy() == time)
+    if not len(found):
+        return
+    at_once = _IMAGES_AT_ONCE if any(name.endswith(".values") for name in columns) else _ROWS_AT_ONCE
+    start = 0
+    for batch in file.iter_batches(batch_size=at_once, row_groups=[group], columns=columns):
+        here = found[(found >= start) & (found < start + batch.num_rows)] - start
+        if len(here):
+            yield batch.take(here)
+        start += batch.num_rows
+        if start > found[-1]:
+            return
 
 
 def _may_hold(file: Any, group: int, time: int) -> bool:
@@ -81,7 +102,7 @@ def _may_hold(file: Any, group: int, time: int) -> bool:
 
 
 def _rows(table: Any) -> list[Row]:
-    names = table.column_names
+    names = table.schema.names
     return [{name: _value(table[name][number]) for name in names} for number in range(table.num_rows)]
 
 
