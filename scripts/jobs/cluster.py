@@ -172,7 +172,8 @@ def run_row(
     if deaths >= _MOST_DEATHS:
         return {**result, "reason": f"its process died {deaths} times: see Ray's logs"}
     record, reason = _run_scan(ScanFile(row["name"], Path(row["path"])), settings, features, threads)
-    attempts.end.remote(row["index"])
+    # Waited for, so that a death in the next scan does not swallow it.
+    ray.get(attempts.end.remote(row["index"]))
     return {**result, "record": json.dumps(record), "reason": reason}
 
 

@@ -36,25 +36,34 @@ def test_ray_gives_what_this_machine_gives(ray: Any, tmp_path: Path, monkeypatch
     write_scans(tmp_path / "in", 6)
     (tmp_path / "in/broken.bin").write_bytes(b"\0" * 30)
     (tmp_path / "in/killer.bin").write_bytes(b"\0" * 32)
-    original = cluster.run_row
 
     # Ray takes a function of a function along by value; it dies as a reader with a bug would.
     def run_row(row: dict[str, Any], **options: Any) -> dict[str, Any]:
-        if row["name"] == "killer.bin":
-            import sparseconv.scripts.jobs.cluster as there
+        import sparseconv.scripts.jobs.cluster as there
 
-            there._run_scan = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,return-value]
-        return original(row, **options)
+        run_scan = there._run_scan
+
+        def dying(scan: Any, *rest: Any) -> Any:
+            if scan.name == "killer.bin":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return run_scan(scan, *rest)
+
+        there._run_scan = dying
+        try:
+            return there.run_row(row, **options)
+        finally:
+            there._run_scan = run_scan
 
     monkeypatch.setattr(cluster, "run_row", run_row)
     scans = find_scans([tmp_path / "in"])
     outcome = process_scans(scans, tmp_path / "ray", settings(), runner=cluster.ray_runner(), save_features=True)
     assert set(outcome.failed) == {"broken.bin", "killer.bin"}
     assert "its process died 2 times" in outcome.failed["killer.bin"]
-    here = process_scans(scans[2:], tmp_path / "here", settings(), workers=0)
+    good = [scan for scan in scans if scan.name not in outcome.failed]
+    here = process_scans(good, tmp_path / "here", settings(), workers=0)
     assert outcome.done == here.done and len(here.done) == 6
     with Records(tmp_path / "ray", settings()) as found, Records(tmp_path / "here", settings()) as expected:
-        for scan in scans[2:]:
+        for scan in good:
             assert found.is_done(scan, with_features=True)
             ours, theirs = (records._known[scan.name] for records in (found, expected))
             for key in ("points", "voxels", "macs", "dense_macs", "output_sha256", "spatial_shape", "bytes"):

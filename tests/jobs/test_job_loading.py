@@ -77,8 +77,8 @@ def test_memory_does_not_grow_with_the_number_of_scans(tmp_path: Path) -> None:
     )
     assert len(outcome.done) == 340
     early, late = (max(held[n] for n in range(start, start + 40)) for start in (40, 300))
-    # The tensors of one scan take 1 to 5 MB; kept, 260 of them would take hundreds.
-    assert late < early + 12, held
+    # The tensors of one scan take 1 to 5 MB; kept, 260 of them would take hundreds. The allocator keeps some tens.
+    assert late < early + 60, held
 
 
 def test_the_outcome_is_json() -> None:
