@@ -169,6 +169,23 @@ def test_picture_and_voxel_sizes(folder: Path) -> None:
     assert b"<svg" in (folder / "a.svg").read_bytes()
 
 
+def test_a_driving_grid_is_enlarged_to_the_cells_that_a_backbone_needs(folder: Path) -> None:
+    rng = np.random.default_rng(2)
+    points = np.c_[
+        rng.uniform(1, 60, 3000), rng.uniform(-30, 30, 3000), rng.uniform(-2, 0, 3000), rng.random(3000)
+    ]
+    points.astype("<f4").tofile(folder / "scan.bin")
+    for size, cells in (("0.1", 40), ("0.4", 32)):
+        result = call("VoxelBackBone8x", "scan.bin", "--voxel-size", size, "--json", "a.json")
+        assert result.exit_code == 0, result.output
+        (scan,) = json.loads((folder / "a.json").read_text())["scans"]
+        assert scan["spatial_shape"][0] == cells + 1
+    # A range that the user names is taken as it is.
+    named = ("--range", "0,-40,-3,70.4,40,1", "--voxel-size", "0.4")
+    result = call("VoxelBackBone8x", "scan.bin", *named)
+    assert result.exit_code == 1 and "scan.bin" in result.stderr and "larger than the grid" in result.stderr
+
+
 def test_the_street_and_a_registered_model_without_ends() -> None:
     result = call("MinkUNet14", "--voxel-size", "0.4")
     assert result.exit_code == 0, result.output

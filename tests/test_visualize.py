@@ -215,3 +215,17 @@ def test_without_something_to_draw_with_matplotlib_draws(tmp_path: Path, monkeyp
     assert draw_in_space(tmp_path / "a.png", scene, width=320, height=180) == "matplotlib"
     with pytest.raises(RuntimeError, match="cannot draw here"):
         draw_in_space(tmp_path / "a.png", scene, renderer="open3d")
+
+
+def test_both_renderers_draw_the_same_picture(tmp_path: Path) -> None:
+    from sparseconv.visualize.window import render
+
+    scene = voxel_scene(voxels(30), GRID, "height")
+    if render(scene, 64, 64) is None:
+        pytest.skip("Open3D is missing, or finds no EGL to draw with")
+    drawn = []
+    for renderer in ("open3d", "matplotlib"):
+        draw_in_space(tmp_path / f"{renderer}.png", scene, width=480, height=270, renderer=renderer)
+        drawn.append((imread(tmp_path / f"{renderer}.png")[44:314, :480, :3] < 0.97).any(2))
+    assert drawn[0].sum() > 3000
+    assert (drawn[0] & drawn[1]).sum() > 0.93 * (drawn[0] | drawn[1]).sum()

@@ -312,5 +312,5 @@ def _family(
     if keeps:
         return "submanifold"
     if geometry is None:
-        return "other"
+        return "dense" if source is None and result is None else "other"
     return "strided" if any(step != 1 for step in geometry.stride) else "dilating"
