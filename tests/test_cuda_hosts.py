@@ -166,8 +166,12 @@ def test_the_cuda_backend_refuses_tensors_that_it_cannot_reach() -> None:
 def test_a_gpu_falls_back_to_plain_torch_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cuda")
     find = importlib.util.find_spec
-    for reset in (backends.cuda_problem, backends._backend_of_gpu):
-        reset.cache_clear()
+
+    def forget() -> None:
+        for kept in (backends.cuda_problem, backends._backend_of_gpu, backends._devices_of_cuda):
+            kept.cache_clear()
+
+    forget()
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba_cuda" else find(name))
         with pytest.warns(
@@ -179,16 +183,15 @@ def test_a_gpu_falls_back_to_plain_torch_with_one_warning(monkeypatch: pytest.Mo
             assert backends.backend_name(device) == "reference"
         with sparseconv.use_backend("cuda"), pytest.raises(ValueError, match="needs numba-cuda"):
             backends.backend_for(device)
-    for reset in (backends.cuda_problem, backends._backend_of_gpu):
-        reset.cache_clear()
+    forget()
     with monkeypatch.context() as patch:
         patch.setattr(torch.version, "hip", "7.0")
         assert "ROCm" in str(backends.cuda_problem())
-    for reset in (backends.cuda_problem, backends._backend_of_gpu):
-        reset.cache_clear()
-    monkeypatch.setattr(backends, "cuda_problem", lambda: None)
-    assert backends.backend_name(device) == "cuda"
-    backends._backend_of_gpu.cache_clear()
+    forget()
+    with monkeypatch.context() as patch:
+        patch.setattr(backends, "cuda_problem", lambda: None)
+        assert backends.backend_name(device) == "cuda"
+    forget()
 
 
 def test_import_needs_no_driver_and_no_numba_cuda(tmp_path: Path) -> None:

@@ -256,10 +256,19 @@ def backend_for(device: torch.device) -> Backend:
     return cast(Backend, importlib.import_module(f"sparseconv.backends.{name}"))
 
 
-def _check_cuda(device: torch.device) -> None:
+@functools.cache
+def _devices_of_cuda() -> tuple[str, ...]:
+    """Types of devices that the cuda backend works on in this process; none where numba-cuda is missing."""
     if importlib.util.find_spec("numba_cuda") is None:
+        return ()
+    types: tuple[str, ...] = importlib.import_module("sparseconv.backends.cuda").DEVICE_TYPES
+    return types
+
+
+def _check_cuda(device: torch.device) -> None:
+    accepted = _devices_of_cuda()
+    if not accepted:
         raise ValueError('the cuda backend needs numba-cuda: pip install "sparseconv[cuda]"')
-    accepted = importlib.import_module("sparseconv.backends.cuda").DEVICE_TYPES
     if device.type not in accepted:
         raise ValueError(
             f"the cuda backend works on tensors on {' or '.join(accepted)} here, got one on {device}; move it, "
