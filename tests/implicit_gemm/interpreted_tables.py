@@ -141,3 +141,23 @@ def test_equal_maps_give_equal_tables() -> None:
     one, other = (build_step_table(kernels, *pairs, n_out=150, first=0, last=27, block=16) for _ in range(2))
     for name in ("sources", "taps", "starts", "rows"):
         assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+def test_masks_are_ranked_by_the_gray_code() -> None:
+    """The code of ``i`` is ``i ^ (i >> 1)``: neighbours in the order differ in one tap."""
+    places = torch.randint(0, 2**31 - 1, (600,), dtype=torch.int32)
+    ranks = torch.zeros(600, dtype=torch.int32)
+    kernels.rank_masks[(2,)](places ^ (places >> 1), ranks, 600, BLOCK=512)
+    assert torch.equal(ranks, places)
+
+
+@pytest.mark.parametrize("counts", [[40, 5, 30], [5, 30, 40], [30, 40, 5]])
+def test_rows_with_the_rarest_tap_come_last_and_together(counts: list[int]) -> None:
+    """One tile, so that its rows stand in their order: 5 of 64 have the rare tap, and that decides first."""
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randperm(64, generator=generator)[:count].sort().values.int() for count in counts]
+    offsets = torch.tensor([0, *counts]).cumsum(0)
+    table = build_step_table(
+        kernels, torch.cat(rows), torch.cat(rows), offsets, n_out=64, first=0, last=3, block=64
+    )
+    assert sorted(table.rows[-5:].tolist()) == rows[counts.index(5)].tolist()
