@@ -9,6 +9,9 @@ from sparseconv.backends.cpu.bisect import first_at_least
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.threads import run_ranges
 
+# Output rows that all taps are added to at once: with 64 channels 16 KB, which stay in the first-level cache. On
+# 128 x 128 pixels and 3x3 taps 1.2 to 1.9 times as fast as tap after tap over a whole range.
+_BLOCK = 64
 # Output rows of one range at least: a row of 27 taps and 32 channels costs about 0.3 us.
 _SMALLEST_RANGE = 512
 
@@ -18,21 +21,28 @@ def _convolve(x, tap_weights, bias, in_rows, out_rows, tap_offsets, start, stop,
     """Output rows ``start .. stop``; ``tap_weights`` is ``[K, C_out]``."""
     taps, c_out = tap_weights.shape
     multiplier = c_out // x.shape[1]
-    for r in range(start, stop):
-        for c in range(c_out):
-            out[r, c] = bias[c]
+    position = np.empty(taps, np.int64)
     for tap in range(taps):
-        p = first_at_least(out_rows, tap_offsets[tap], tap_offsets[tap + 1], start)
-        while p < tap_offsets[tap + 1] and out_rows[p] < stop:
-            i = in_rows[p]
-            r = out_rows[p]
-            if multiplier == 1:
-                for c in range(c_out):
-                    out[r, c] += x[i, c] * tap_weights[tap, c]
-            else:
-                for c in range(c_out):
-                    out[r, c] += x[i, c // multiplier] * tap_weights[tap, c]
-            p += 1
+        position[tap] = first_at_least(out_rows, tap_offsets[tap], tap_offsets[tap + 1], start)
+    for row0 in range(start, stop, _BLOCK):
+        row1 = min(stop, row0 + _BLOCK)
+        for r in range(row0, row1):
+            for c in range(c_out):
+                out[r, c] = bias[c]
+        for tap in range(taps):
+            p = position[tap]
+            last = tap_offsets[tap + 1]
+            while p < last and out_rows[p] < row1:
+                i = in_rows[p]
+                r = out_rows[p]
+                if multiplier == 1:
+                    for c in range(c_out):
+                        out[r, c] += x[i, c] * tap_weights[tap, c]
+                else:
+                    for c in range(c_out):
+                        out[r, c] += x[i, c // multiplier] * tap_weights[tap, c]
+                p += 1
+            position[tap] = p
 
 
 @kernel
