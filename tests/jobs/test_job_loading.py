@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from job_scans import Fragile, settings, write_scans
+from torch.utils.data._utils import signal_handling
 
 from sparseconv.scripts.jobs.job import Outcome, process_scans
 from sparseconv.scripts.jobs.loading import for_each
@@ -34,6 +37,30 @@ def test_no_items_and_no_workers(tmp_path: Path) -> None:
     assert collect(Fragile(3, set(), set(), tmp_path), 0) == ({0: 0, 1: 10, 2: 20}, {})
 
 
+class _Large(Fragile):
+    """Items that do not fit a pipe, but for the first."""
+
+    def __getitem__(self, index: int) -> Any:
+        return super().__getitem__(index), bytes(8_000_000 if index else 0)
+
+
+def test_a_message_that_breaks_off_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error that a worker's end raises may be lost; then the parent is left with half of a message."""
+    monkeypatch.setattr(signal_handling, "_error_if_any_worker_fails", lambda: None)
+    monkeypatch.setattr("sparseconv.scripts.jobs.loading._GRACE", 0.1)
+    taken = []
+
+    def consume(index: int, item: Any) -> None:
+        if not taken:
+            time.sleep(1.0)  # the workers fill the pipe meanwhile
+            for worker in multiprocessing.active_children():
+                worker.kill()
+        taken.append((index, item[0]))
+
+    for_each(_Large(4, set(), set(), tmp_path), 2, consume, lambda index, reason: pytest.fail(reason))
+    assert sorted(set(taken)) == [(index, 10 * index) for index in range(4)]
+
+
 class _Unloadable(Fragile):
     """Cannot be unpickled where the workers are."""
 
@@ -46,7 +73,10 @@ class _Unloadable(Fragile):
         os._exit(3)
 
 
-def test_workers_that_never_begin_are_an_error_and_no_endless_loop(tmp_path: Path) -> None:
+def test_workers_that_never_begin_are_an_error_and_no_endless_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparseconv.scripts.jobs.loading._FRUITLESS_DEATHS", 1)
     with pytest.raises(ChildProcessError, match=r"before they read any file .*--jobs 0"):
         collect(_Unloadable(2, set(), set(), tmp_path), 1)
 
