@@ -47,6 +47,20 @@ def test_strided_map_onto_sites_in_any_order(n_sites: int, is_sorted: bool, geom
     assert_same(found, reference.kernel_pairs(theirs, reference.build_index(coarse), geometry))
 
 
+def test_single_tap_and_no_input(is_sorted: bool) -> None:
+    sites = make_sites(11, is_sorted, (3, 12))
+    ours, theirs = cuda.build_index(sites), reference.build_index(sites)
+    empty, also_empty = cuda.build_index(sites[:0]), reference.build_index(sites[:0])
+    for geometry in (ConvGeometry.submanifold(2, 1), create(2, 3, 2, 1)):
+        for mine, others in (
+            ((ours, ours), (theirs, theirs)),
+            ((empty, ours), (also_empty, theirs)),
+            ((ours, empty), (theirs, also_empty)),
+        ):
+            found = cuda.kernel_pairs(*mine, geometry)
+            assert_same(found, reference.kernel_pairs(*others, geometry))
+
+
 @pytest.mark.parametrize("mirrored", [True, False])
 def test_taps_in_groups(mirrored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     sites = make_sites(19, mirrored, (3, 15))
