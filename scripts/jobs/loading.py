@@ -2,7 +2,9 @@
 
 Workers are spawned, never forked: the parent's OpenMP threads do not survive a fork, and a fork server's child
 could die in the middle of a message without the parent's hearing of it. The end of a spawned worker raises
-SIGCHLD in the parent, which torch's data loader turns into an error wherever the parent is.
+SIGCHLD in the parent, which torch's data loader turns into an error wherever the parent is, once. Where nobody
+hears that error (in a destructor, say) the parent may wait for ever for the rest of a dead worker's message, so a
+thread watches the workers too.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
@@ -20,6 +23,8 @@ from torch.utils.data import DataLoader
 _PREFETCH = 2
 # So often may workers die in a row before any of them has begun a file: then it is no file's fault.
 _FRUITLESS_DEATHS = 3
+# Seconds that the parent has to act on a worker's end before all of its workers are ended.
+_GRACE = 5.0
 
 
 class Watched(Protocol):
@@ -96,8 +101,9 @@ def _load(items: Any, indices: Sequence[int], workers: int, take: Callable[[int,
     try:
         with _workers_without_interrupts():
             loaded = iter(loader)
-        for index, item in zip(indices, loaded, strict=True):
-            take(index, item)
+        with _watched_over(loaded):
+            for index, item in zip(indices, loaded, strict=True):
+                take(index, item)
     except RuntimeError as error:
         if not is_worker_death(error):
             raise
@@ -106,6 +112,33 @@ def _load(items: Any, indices: Sequence[int], workers: int, take: Callable[[int,
         text = " ".join(str(cause if cause is not None and is_worker_death(cause) else error).split())
         return text.partition(" Details are lost")[0].rstrip(". ")
     return None
+
+
+@contextlib.contextmanager
+def _watched_over(loaded: Any) -> Iterator[None]:
+    """End a data loader's wait for a message that will not come: while the block goes on, no worker may be dead.
+
+    Once no process is left that could write the rest of the message, the parent's read ends with an error.
+    """
+    workers = getattr(loaded, "_workers", ())
+    finished = threading.Event()
+
+    def watch() -> None:
+        sentinels = [worker.sentinel for worker in workers]
+        while sentinels and not finished.is_set():
+            if wait(sentinels, timeout=1.0) and not finished.wait(_GRACE):
+                for worker in workers:
+                    worker.kill()
+                loaded._worker_result_queue._writer.close()
+                return
+
+    watcher = threading.Thread(target=watch, name="watcher of data-loader workers", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        watcher.join()
 
 
 def is_worker_death(error: BaseException) -> bool:

@@ -40,6 +40,11 @@ def test_no_items_and_no_workers(tmp_path: Path) -> None:
 class _Large(Fragile):
     """Items that do not fit a pipe, but for the first."""
 
+    def watched(self, workers: int) -> Fragile:
+        copy = super().watched(workers)
+        copy.__class__ = _Large
+        return copy
+
     def __getitem__(self, index: int) -> Any:
         return super().__getitem__(index), bytes(8_000_000 if index else 0)
 
