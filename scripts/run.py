@@ -187,7 +187,7 @@ def _describe(scan: Scan, voxels: Voxels, grid: VoxelGrid) -> None:
         if number
     ]
     note = f" ({', '.join(dropped)} dropped)" if dropped else ""
-    out.print(f"[bold]scan[/bold]    {scan.name}: {len(scan.points):,} points{note}", highlight=False)
+    out.print(f"[bold]scan[/bold]    {escape(scan.name)}: {len(scan.points):,} points{note}", highlight=False)
     size = " x ".join(f"{s:g}" for s in grid.voxel_size)
     shape = voxels.spatial_shape
     cells = "an unbounded grid" if shape is None else " x ".join(map(str, shape)) + " cells (z y x)"
@@ -284,7 +284,9 @@ def run(
         times["first_forward_milliseconds"] = first_pass
         times["first_voxelize_milliseconds"] = 1000 * first_voxelization
         output = count.output.encoded
-        title = f"{model}, {weights.name if weights else 'random weights'}, {torch.get_num_threads()} threads"
+        title = (
+            f"{model}, {escape(weights.name) if weights else 'random weights'}, {torch.get_num_threads()} threads"
+        )
         out.print(_layer_table(count, title, out.width))
         out.print(
             "in, out: voxels; dense: GFLOPs of the dense layer on the whole grid (unbounded: the occupied box)\n"
@@ -302,7 +304,9 @@ def run(
     if html is not None:
         write_page(html, summary=summary, count=count, voxels=voxels, output=output)
         out.print(f"[bold]wrote[/bold]   {escape(str(html))}", highlight=False, soft_wrap=True)
-    out.print(f"[bold]wrote[/bold]   {out_dir}/summary.json, features.npz, birds_eye.png", highlight=False)
+    out.print(
+        f"[bold]wrote[/bold]   {escape(str(out_dir))}/summary.json, features.npz, birds_eye.png", highlight=False
+    )
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ class LayerCount:
             need it.
         family: ``"submanifold"``, ``"dilating"`` (a sparse convolution of stride 1), ``"strided"``,
             ``"transposed"``, ``"inverse"``, ``"pointwise"`` (one tap that stays), ``"linear"``, ``"dense"``
-            (convolutions of plain tensors), ``"weighted"`` (sums and products over weighted pairs: attention, bilinear
-            samples, a kernel for each site), ``"pooling"`` or ``"other"``.
+            (convolutions of plain tensors), ``"weighted"`` (sums and products over weighted pairs: attention,
+            bilinear samples, a kernel for each site), ``"pooling"`` or ``"other"``.
         dilated_macs: multiply-adds of the same kernel on the same input as a sparse convolution that dilates the
             sites; those of the layer itself where it is not submanifold, or leaves out taps of its window.
         dilated_n_out: voxels that it would put out; ``n_out`` where it is not submanifold.
