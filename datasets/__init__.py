@@ -25,6 +25,7 @@ from .simulated_street import SimulatedStreet
 
 if TYPE_CHECKING:
     from .batching import Batch, collate, label_voxels
+    from .cached_dataset import CachedDataset
     from .kitti_object import KittiObject
     from .modelnet40 import ModelNet40
     from .nuscenes import NuScenes
@@ -40,6 +41,7 @@ _LAZY = {
     "Batch": "batching",
     "collate": "batching",
     "label_voxels": "batching",
+    "CachedDataset": "cached_dataset",
     "KittiObject": "kitti_object",
     "ModelNet40": "modelnet40",
     "NuScenes": "nuscenes",
@@ -63,6 +65,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "Batch",
+    "CachedDataset",
     "DatasetFolderError",
     "KittiObject",
     "ModelNet40",

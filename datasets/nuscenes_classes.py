@@ -36,7 +36,7 @@ DETECTION_OF_CATEGORY = {
 
 # lidarseg's challenge: 16 classes from 1 on; 0 is ignored.
 LIDARSEG_CLASSES = (
-    "noise",
+    "ignore",
     "barrier",
     "bicycle",
     "bus",
