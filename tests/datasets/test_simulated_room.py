@@ -81,6 +81,20 @@ def test_furniture_stands_in_the_room_and_no_sensor_in_furniture(seed: int) -> N
             assert outside.all(), (sensor, place)
 
 
+def test_chairs_face_tables_and_shelves_face_the_room() -> None:
+    for seed in range(6):
+        scene, plan = room_scene(seed)
+        tables = np.array([item.box[:2] for item in scene.objects if item.kind == "table"]).reshape(-1, 2)
+        for item in scene.objects:
+            place, ahead = np.array(item.box[:2]), np.array([np.cos(item.box[6]), np.sin(item.box[6])])
+            if item.kind == "chair":
+                nearest = tables[np.linalg.norm(tables - place, axis=1).argmin()]
+                assert ahead @ (nearest - place) > 0, item
+            elif item.kind in ("bookcase", "sofa", "board", "door", "window"):
+                reached = place + 2 * ahead
+                assert (reached > 0).all() and (reached < np.array(plan.size[:2])).all(), item
+
+
 def test_all_classes_occur() -> None:
     kinds = {int(kind) for seed in range(12) for kind in np.unique(room_scene(seed)[0].classes)}
     assert kinds == set(range(len(CLASSES)))

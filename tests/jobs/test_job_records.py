@@ -148,6 +148,32 @@ def test_the_same_name_from_another_folder_is_refused(tmp_path: Path) -> None:
         run(tmp_path / "two", tmp_path / "out")
 
 
+def test_a_torn_line_harms_no_other(tmp_path: Path) -> None:
+    """Also where the job that dropped it never came to its end."""
+    (path,) = write_scans(tmp_path / "in", 1)
+    scan, torn = ScanFile("a", path), ScanFile("b", path)
+    status = path.stat()
+    record = {"path": str(path), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    with Records(tmp_path / "out", settings()) as records:
+        records.add({"name": "b", **record})
+    results = tmp_path / "out/results.jsonl"
+    results.write_bytes(results.read_bytes()[:-9])
+    with Records(tmp_path / "out", settings()) as records:
+        assert records.torn == 1 and not records.is_done(torn, False)
+        records.add({"name": "a", **record})
+    with Records(tmp_path / "out", settings()) as records:
+        assert records.torn == 0 and records.is_done(scan, False) and not records.is_done(torn, False)
+
+
+def test_a_file_written_again_at_the_same_length_is_run_again(tmp_path: Path) -> None:
+    (path,) = write_scans(tmp_path / "in", 1)
+    run(tmp_path / "in", tmp_path / "out")
+    before = lines(tmp_path / "out")[0]
+    path.write_bytes(bytes(16) + path.read_bytes()[16:])
+    assert len(run(tmp_path / "in", tmp_path / "out").done) == 1
+    assert lines(tmp_path / "out")[0]["output_sha256"] != before["output_sha256"]
+
+
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     with Records(tmp_path, settings()), pytest.raises(ValueError, match="another job is writing"):
         Records(tmp_path, settings())
