@@ -8,6 +8,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from sparseconv.datasets import PointFileError, read_points
@@ -95,7 +96,7 @@ def voxelize(
                     _save(voxels, cloud.fields, staging / name)
             inside = len(cloud.points) - voxels.num_outside - voxels.num_nonfinite
             table.add_row(
-                str(path),
+                escape(str(path)),
                 f"{len(cloud.points):,}",
                 f"{voxels.num_outside:,}",
                 f"{voxels.num_nonfinite:,}",

@@ -139,6 +139,15 @@ def test_bad_files_end_in_one_line_and_code_2(command: str, tmp_path: Path) -> N
         assert not out.exists() or not list(out.iterdir()), case
 
 
+def test_names_with_brackets_are_printed_as_they_are(tmp_path: Path) -> None:
+    cloud = tmp_path / "a[red].npy"
+    np.save(cloud, np.random.default_rng(0).normal(0, 2, (300, 3)))
+    for arguments in (("voxelize", cloud), ("run", cloud, "--voxel-size", "0.2", "--out", tmp_path / "[o]")):
+        result = call(*arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "a[red].npy" in result.stdout
+
+
 def test_one_bad_file_does_not_stop_the_others(scan_file: Path, tmp_path: Path) -> None:
     result = call("voxelize", tmp_path / "missing.bin", scan_file, "--out", tmp_path / "out")
     assert result.returncode == 2

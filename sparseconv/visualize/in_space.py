@@ -96,7 +96,7 @@ def _paint(axes: Any, scene: Scene, width: int, height: int) -> None:
 def _in_picture(corners: NDArray[np.float64], near: float, width: int, height: int) -> NDArray[np.bool_]:
     """Which faces have a corner in the picture, and all corners in front of the viewer."""
     inside = (corners[..., :2] >= 0).all(2) & (corners[..., 0] <= width) & (corners[..., 1] <= height)
-    return inside.any(1) & (corners[..., 2] > near).all(1)
+    return np.asarray(inside.any(1) & (corners[..., 2] > near).all(1))
 
 
 def _towards(corners: NDArray[np.float64], camera: Camera) -> NDArray[np.bool_]:
