@@ -11,7 +11,7 @@ import numpy as np
 
 from .boxes import transform_boxes
 from .float32_records import read_float32_records
-from .folders import folder_error, require_folder
+from .folders import DatasetFolderError, folder_error, require_folder
 from .label_map import map_labels
 from .nuscenes_annotations import read_annotations
 from .nuscenes_bin import FIELDS
@@ -109,12 +109,22 @@ class NuScenes(PointDataset):
         self.box_classes = chosen_classes(classes, DETECTION_CLASSES)
         self.has_labels = labels
         tables = Tables(self.root / version)
-        wanted = self._key_frames(tables, split)
-        self._read_sweeps(tables, wanted, sweeps)
+        try:
+            self._read_tables(tables, split, sweeps)
+        except (PointFileError, DatasetFolderError):
+            raise
+        # Any value may be of a wrong kind: null, a list in place of a token, text in place of a number.
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise PointFileError(
+                tables.folder, f"has a record with an unusable value ({str(error)[:100]})"
+            ) from None
+
+    def _read_tables(self, tables: Tables, split: str, sweeps: int) -> None:
+        self._read_sweeps(tables, self._key_frames(tables, split), sweeps)
         if not self.tokens:
-            raise folder_error(f"{self.root / version} has no scene of the split {split!r}", TREE, PAGE)
+            raise folder_error(f"{tables.folder} has no scene of the split {split!r}", TREE, PAGE)
         self._annotations = read_annotations(tables, self.tokens, self._times)
-        self._label_files, self._label_map = self._read_lidarseg(tables) if labels else ({}, {})
+        self._label_files, self._label_map = self._read_lidarseg(tables) if self.has_labels else ({}, {})
 
     @staticmethod
     def _key_frames(tables: Tables, split: str) -> dict[str, Record]:

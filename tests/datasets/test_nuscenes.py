@@ -326,6 +326,12 @@ def _rename(table: str, change: Callable[[list[dict[str, Any]]], Any]) -> Callab
         (_rename("sample_annotation", lambda r: r[0].update(size="big")), "unusable box"),
         (_rename("sample_annotation", lambda r: r[0].update(num_lidar_pts=None)), "unusable box"),
         (_rename("sample", lambda r: r[1].update(scene_token="s1")), "lie in different scenes"),
+        (_rename("sample", lambda r: r[0].update(token=["k0"])), "unusable value"),
+        (_rename("sample", lambda r: r[0].update(timestamp=None)), "unusable value"),
+        (_rename("sample_data", lambda r: r[0].update(timestamp="soon")), "unusable value"),
+        (_rename("sample_data", lambda r: r[0].update(calibrated_sensor_token={})), "unusable value"),
+        (_rename("sample_data", lambda r: r[0].update(filename=7)), "7: no such file"),
+        (_rename("scene", lambda r: r[0].update(name=[])), "unusable value"),
         (_rename("sample_annotation", lambda r: r[0].update(next="gone")), "has no record 'gone'"),
     ],
 )
