@@ -22,6 +22,7 @@ VECTOR_BYTES, REGISTERS = _host_vector_unit()
 _FEATURES = llvm.get_host_cpu_features()
 # Whether the processor multiplies pairs of bfloat16 and adds them to float32 in one instruction.
 HAS_BFLOAT16_DOT = VECTOR_BYTES == 64 and bool(_FEATURES.get("avx512bf16"))
-# Processors with AMX run that instruction slower than two float32 FMAs (121 against 192 GFLOP/s on one thread of a
-# Xeon); what their matrix tiles do not take is widened. Others run it at the FMA's rate, which doubles the arithmetic.
+# Processors with AMX run that instruction slower than two float32 FMAs (121 against 192 GFLOP/s on one thread of
+# a Xeon); what their matrix tiles do not take is widened. Others run it at the FMA's rate, which doubles the
+# arithmetic.
 PREFERS_BFLOAT16_DOT = HAS_BFLOAT16_DOT and not _FEATURES.get("amx-bf16")
