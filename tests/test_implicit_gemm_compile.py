@@ -156,7 +156,7 @@ def test_kernels_of_the_tables(arch: int, tmp_path: Path) -> None:
     """Few registers: these wait for memory, and many programs at once hide it."""
     x, weight = torch.zeros(N, 16), torch.zeros(16, 2, 16)
     with compiling_for(arch, tmp_path) as found:
-        implicit_gemm.convolve(x, weight, None, ROWS.clone(), ROWS, OFFSETS, N, 1)
+        implicit_gemm.convolve(x, weight, None, ROWS, ROWS, OFFSETS, N, 1)
     for name in TABLE_KERNELS:
         (code,) = found.of(name)
         assert code.registers <= 64 and code.stack_bytes == code.local_bytes == 0, name
@@ -166,10 +166,10 @@ def test_later_tables_continue_the_sums(monkeypatch: pytest.MonkeyPatch, tmp_pat
     # Nothing runs here, so a table has no steps; that two of them would have some is pretended.
     build = implicit_gemm.build_step_tables
     monkeypatch.setattr(implicit_gemm, "build_step_tables", lambda *args, **kwargs: build(*args, **kwargs) * 2)
-    rows, residual = ROWS.clone(), torch.zeros(N, 16)
+    residual = torch.zeros(N, 16)
     with compiling_for(H100, tmp_path) as found:
         x, weight = torch.zeros(N, 16), torch.zeros(16, 2, 16)
-        implicit_gemm.convolve(x, weight, residual[0], rows, ROWS, OFFSETS, N, 1, residual, True)
+        implicit_gemm.convolve(x, weight, residual[0], ROWS, ROWS, OFFSETS, N, 1, residual, True)
     codes = found.of("convolve_tile")
     assert ["sums" in code.ttir for code in codes] == [False, True]
     assert [code.constants["RELU"] for code in codes] == [False, True]

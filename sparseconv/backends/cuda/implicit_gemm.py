@@ -2,7 +2,7 @@
 
 Each program owns a tile of output rows and channels, visits the taps that its rows have, and writes once: no
 atomics, and a fixed order of every sum. The input gradient is the same kernel over the swapped map. The weight
-gradient sums fixed pieces of each tap's pairs and then adds the pieces in order.
+gradient sums fixed pieces of each tap's pairs and then adds the pieces, in a fixed order too.
 
 What holds for the bits of a result: a row's products are summed tap by tap, and within a tap in blocks of
 ``channels`` input channels, inside a block as the device's dot product does it. So the same card with the same
@@ -42,8 +42,9 @@ from sparseconv.backends.cuda.implicit_gemm_tuning import tuned
 
 # The oldest generation with the copies to shared memory and the bfloat16 products that the tiles are made for.
 _OLDEST_CAPABILITY = (8, 0)
-# Values that one program of the final sum of the weight gradient adds up: 4 for each thread of 4 warps.
-_SUM_BLOCK = 512
+# Values of the weight that one program of the final sum adds up, and partial sums that it reads at once: 16 loads
+# in flight for each thread of 4 warps, since a bias has thousands of partial sums and few values.
+_SUM_BLOCK, _SUM_TASKS = 128, 16
 
 
 @functools.cache
@@ -300,6 +301,7 @@ def weight_gradient(
             taps,
             depth,
             blocks,
+            TASKS=_SUM_TASKS,
             BLOCK=_SUM_BLOCK,
             num_warps=4,
             **LAUNCH_OPTIONS,

@@ -173,8 +173,8 @@ def outer_tile(
 
 
 @triton.jit
-def sum_tasks(partial, first_tasks, out, size, taps, depth, blocks, BLOCK: tl.constexpr):
-    """Add the partial sums of one tap in the order of its tasks, into ``out [C_out, K, C_in / groups]``.
+def sum_tasks(partial, first_tasks, out, size, taps, depth, blocks, TASKS: tl.constexpr, BLOCK: tl.constexpr):
+    """Add the partial sums of one tap, ``TASKS`` at a time in their order, into ``out [C_out, K, C_in / groups]``.
 
     ``size`` is the number of values of one tap, and ``blocks`` how many programs share them.
     """
@@ -183,10 +183,13 @@ def sum_tasks(partial, first_tasks, out, size, taps, depth, blocks, BLOCK: tl.co
     place = (program % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < size
     first = tl.load(first_tasks + tap)
-    last = tl.load(first_tasks + tap + 1)
+    count = (tl.load(first_tasks + tap + 1) - first).to(tl.int32)
     total = tl.zeros((BLOCK,), tl.float32)
-    for task in range(first, last):
-        total += tl.load(partial + task * size + place, mask=inside, other=0.0)
+    for start in range(0, count, TASKS):
+        task = start + tl.arange(0, TASKS)
+        places = partial + (first + task)[:, None] * size + place[None, :]
+        values = tl.load(places, mask=(task < count)[:, None] & inside[None, :], other=0.0)
+        total += tl.sum(values, 0)
     o = place // depth
     tl.store(out + (o * taps + tap) * depth + place % depth, total, mask=inside)
 
