@@ -147,6 +147,9 @@ def test_from_above_the_highest_voxel_of_a_column_is_seen(tmp_path: Path, lying:
     blue = (image[..., 2] > 0.7) & (image[..., 0] < 0.2) & (image[..., 1] < 0.2)
     rows, columns = np.nonzero(green)
     assert green.sum() > 20_000 and blue.sum() == 0
+    # No gap between neighbours, wherever the picture begins.
+    whole = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+    assert green.sum() > 0.98 * whole
     wide, high = np.ptp(columns), np.ptp(rows)
     assert wide / high == pytest.approx(3.0, rel=0.1), "the longer side lies"
     assert red_pixels(tmp_path / "a.png") == 0

@@ -64,10 +64,14 @@ def draw_from_above(path: Path | str, scene: Scene) -> None:
     if len(scene.centres):
         margin = 2 * np.array(scene.voxel_size[:2])
         low, high = np.percentile(scene.centres[:, :2], _PERCENTILES, axis=0) + np.array([-margin, margin])
+        # From an edge between voxels on: no centre lies on the border of two cells.
+        edge = scene.centres[0, :2] - np.array(scene.voxel_size[:2]) / 2
+        low = edge + np.floor((low - edge) / scene.voxel_size[:2]) * scene.voxel_size[:2]
     else:
         low, high = np.array([-1.0, -1.0]), np.array([1.0, 1.0])
     extent = high - low
-    cell = max(float(extent.max()) / _MAX_CELLS, min(scene.voxel_size[:2]))
+    finest = min(scene.voxel_size[:2])
+    cell = finest * max(1.0, float(np.ceil(extent.max() / finest / _MAX_CELLS)))
     shape = tuple(max(1, int(np.ceil(side / cell))) for side in extent)
     # Driving scans are longer than wide: x then runs to the right, and y upwards.
     lying = extent[0] > 1.2 * extent[1]
