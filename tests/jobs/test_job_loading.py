@@ -26,10 +26,10 @@ def collect(items: Any, workers: int) -> tuple[dict[int, int], dict[int, str]]:
 
 
 def test_a_dead_worker_costs_the_item_that_kills_it_and_no_other(tmp_path: Path) -> None:
-    taken, given_up = collect(Fragile(9, {4}, {6}, tmp_path), 2)
-    assert taken == {index: 10 * index for index in range(9) if index != 4}
-    assert list(given_up) == [4]
-    assert "died twice" in given_up[4] and "Killed" in given_up[4]
+    taken, given_up = collect(Fragile(6, {3}, {4}, tmp_path), 2)
+    assert taken == {index: 10 * index for index in range(6) if index != 3}
+    assert list(given_up) == [3]
+    assert "died twice" in given_up[3] and "Killed" in given_up[3]
 
 
 def test_no_items_and_no_workers(tmp_path: Path) -> None:
