@@ -60,8 +60,17 @@ def test_kernels_are_interpreted() -> None:
     assert implicit_gemm_kernels.INTERPRETED
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("channels", CHANNELS, ids=str)
+@pytest.mark.parametrize(
+    ("channels", "dtype"),
+    # float16 takes the way of bfloat16, but for the conversion.
+    [
+        (channels, dtype)
+        for channels in CHANNELS
+        for dtype in DTYPES
+        if dtype != torch.float16 or channels in CHANNELS[2:4]
+    ],
+    ids=str,
+)
 def test_channels(channels: tuple[int, int, int], dtype: torch.dtype) -> None:
     check(submanifold_map(100, (3, 3, 3)), 100, 100, channels=channels, dtype=dtype)
 
