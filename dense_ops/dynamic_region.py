@@ -35,7 +35,7 @@ def region_map(window: Window, batch_size: int, regions: Tensor, n_regions: int)
     """
     base = window_map(window, batch_size, regions.device)
     taps = base.volume
-    tap = torch.arange(taps).repeat_interleave(base.counts).to(regions.device)
+    tap = torch.arange(taps, device="cpu").repeat_interleave(base.counts).to(regions.device)
     out_rows = base.out_rows.long()
     key = (out_rows // window.n_out * n_regions + regions[out_rows]) * taps + tap
     # Stable: within a tap the pairs keep their order of output rows, and with it that of input rows.

@@ -130,7 +130,7 @@ def batched_map(
     return KernelMap(
         torch.cat([empty, *in_rows]).int(),
         torch.cat([empty, *out_rows]).int(),
-        torch.tensor([0, *map(len, in_rows)]).cumsum(0),
+        torch.tensor([0, *map(len, in_rows)], device="cpu").cumsum(0),
         batch_size * n_in,
         batch_size * n_out,
         in_rows_ascend,

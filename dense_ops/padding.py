@@ -44,7 +44,7 @@ def source_positions(size: int, pads: Pair, mode: str) -> Tensor:
             f"padding_mode {mode!r} can pad an axis of {size} pixels by at most {limit}, got {max(pads)}: use "
             "less padding, or padding_mode 'replicate' or 'zeros'"
         )
-    position = torch.arange(-pads[0], size + pads[1])
+    position = torch.arange(-pads[0], size + pads[1], device="cpu")
     if mode == "replicate":
         return position.clamp(0, size - 1)
     if mode == "circular":
@@ -61,8 +61,8 @@ def _by_copy_number(source: Tensor) -> list[tuple[Tensor, Tensor]]:
     for position in source.tolist():
         number.append(copies.get(position, 0))
         copies[position] = number[-1] + 1
-    numbers = torch.tensor(number)
-    padded = torch.arange(len(source))
+    numbers = torch.tensor(number, device="cpu")
+    padded = torch.arange(len(source), device="cpu")
     return [(source[numbers == n], padded[numbers == n]) for n in range(max(number) + 1)]
 
 

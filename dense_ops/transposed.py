@@ -209,7 +209,7 @@ def checkerboard(
         )
     # [classes, taps] of each axis: whether the tap falls into the class.
     falls_y, falls_x = (
-        (torch.arange(k) * d % s == torch.arange(s)[:, None]).long()
+        (torch.arange(k, device="cpu") * d % s == torch.arange(s, device="cpu")[:, None]).long()
         for k, d, s in zip(geometry.kernel_size, geometry.dilation, geometry.stride, strict=True)
     )
     sums = None

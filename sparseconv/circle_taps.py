@@ -60,8 +60,8 @@ def _matrix(kernel_size: int, ndim: int, radii: tuple[tuple[int, float], ...], a
             )
     # Kept, so it must serve training after an evaluation in inference mode.
     with torch.inference_mode(False):
-        points = torch.tensor(places, dtype=torch.float64).clamp(-half, half)
-        cells = torch.tensor(grid, dtype=torch.float64)
+        points = torch.tensor(places, dtype=torch.float64, device="cpu").clamp(-half, half)
+        cells = torch.tensor(grid, dtype=torch.float64, device="cpu")
         matrix = torch.ones(len(grid), len(grid), dtype=torch.float64)
         for axis in range(ndim):
             matrix *= (1 - (points[:, None, axis] - cells[:, axis]).abs()).clamp(min=0)

@@ -45,7 +45,7 @@ class DifferenceTaps:
 def _folding(taps: DifferenceTaps, theta: float) -> Tensor:
     # Kept, so it must serve training after an evaluation in inference mode.
     with torch.inference_mode(False):
-        matrix = torch.zeros(len(taps.plus), math.prod(taps.kernel_size), dtype=torch.float64)
+        matrix = torch.zeros(len(taps.plus), math.prod(taps.kernel_size), dtype=torch.float64, device="cpu")
         for weight, (plus, minus) in enumerate(zip(taps.plus, taps.minus, strict=True)):
             matrix[weight, plus] += 1 if minus else 1 - theta
             for tap, share in minus:

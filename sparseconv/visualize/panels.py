@@ -67,7 +67,7 @@ def birds_eye(
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
-    sites = voxels.indices.numpy()
+    sites = voxels.indices.cpu().numpy()
     x, y = _centres(sites, grid, (1.0, 1.0))
     margin = 0.5 * max(grid.voxel_size[:2])
     if len(sites):
@@ -83,8 +83,8 @@ def birds_eye(
         & (finite[:, 1] >= extent[2])
         & (finite[:, 1] <= extent[3])
     ]
-    out_x, out_y = _centres(output.indices.numpy(), grid, output_stride)
-    energy = output.features.float().norm(dim=1).numpy()
+    out_x, out_y = _centres(output.indices.cpu().numpy(), grid, output_stride)
+    energy = output.features.float().norm(dim=1).cpu().numpy()
     out_cell = max(cell, output_stride[0] * grid.voxel_size[0], output_stride[1] * grid.voxel_size[1])
 
     figure = Figure(figsize=(16, 6.2), layout="constrained")

@@ -203,8 +203,8 @@ def voxel_scene(
     """
     if voxels.ndim != 3:
         raise ValueError(f"only voxels on three axes (z, y, x) can be drawn, got {voxels.ndim}")
-    kept = (voxels.indices[:, 0] == 0).numpy()
-    sites = voxels.indices.numpy()[kept, :0:-1].astype(np.float64)
+    kept = (voxels.indices[:, 0] == 0).cpu().numpy()
+    sites = voxels.indices.cpu().numpy()[kept, :0:-1].astype(np.float64)
     size = np.array(grid.voxel_size, np.float64)
     centres = np.array(grid.origin, np.float64) + (sites + 0.5) * size
     names: Mapping[int, str] | None = None
@@ -212,7 +212,7 @@ def voxel_scene(
     if color == "height":
         values, label = centres[:, 2], "height"
     elif color == "degree":
-        values, label = neighbour_counts(voxels, kernel_size).numpy()[kept], "neighbours in the kernel map"
+        values, label = neighbour_counts(voxels, kernel_size).cpu().numpy()[kept], "neighbours in the kernel map"
     elif color == "label":
         if labels is None:
             raise ValueError(f"these voxels have no labels; colour by height, degree or {', '.join(columns)}")
@@ -221,9 +221,9 @@ def voxel_scene(
         names = {-1: "unlabeled", **given}
     elif color == "rgb" and {"r", "g", "b"} <= set(columns):
         chosen = [columns.index(name) for name in "rgb"]
-        values, label = voxels.features.detach().float().numpy()[kept][:, chosen] / 255, "colour"
+        values, label = voxels.features.detach().float().cpu().numpy()[kept][:, chosen] / 255, "colour"
     elif color in columns:
-        values, label = voxels.features.detach().float().numpy()[kept, columns.index(color)], color
+        values, label = voxels.features.detach().float().cpu().numpy()[kept, columns.index(color)], color
     else:
         raise ValueError(
             f"cannot colour by {color!r}; choose height, degree, label or one of {', '.join(columns)}"

@@ -89,6 +89,18 @@ def test_results_are_equal_to_the_bit_on_any_number_of_threads(name) -> None:
             assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_results_do_not_depend_on_the_default_device(name) -> None:
+    """A program may have called ``torch.set_default_device("cuda")``; here, a device that computes nothing."""
+    layer, x = settled(name), draw(2, CHANNELS, 12, 8)
+    expected = results(layer, x)
+    index_map._kept.clear()
+    with torch.device("meta"):
+        found = results(layer, x)
+    for one, two in zip(expected, found, strict=True):
+        assert torch.equal(one, two)
+
+
 def test_every_function_has_a_name_in_functional() -> None:
     for name in functional.__all__:
         assert callable(getattr(functional, name)), name

@@ -219,3 +219,13 @@ def test_a_layer_refuses_other_dimensions_and_channels() -> None:
             settled(name)(scene(3, channels=CHANNELS + 1))
         with pytest.raises(TypeError, match="takes a SparseTensor"):
             settled(name)(scene(3).features)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_results_do_not_depend_on_the_default_device(name: str) -> None:
+    """A program may have called ``torch.set_default_device("cuda")``; here, a device that computes nothing."""
+    layer, x, again = settled(name), scene(3), scene(3)
+    expected = layer(x).features
+    with torch.device("meta"):
+        found = layer(again).features
+    assert torch.equal(found, expected)

@@ -107,7 +107,8 @@ def _convolve_differences(
         return convolve_folded(features, weight, taps.folding(theta), bias, record, groups)
     kernel_map, factors = existing_differences(record.kernel_map, taps)
     chosen = torch.tensor([number for number, _, _ in factors], device=weight.device)
-    scale = torch.tensor([constant + slope * theta for _, constant, slope in factors], dtype=torch.float64)
+    scales = [constant + slope * theta for _, constant, slope in factors]
+    scale = torch.tensor(scales, dtype=torch.float64, device="cpu")
     by_tap = weight.flatten(1, -2).index_select(1, chosen) * scale.to(weight)[:, None]
     return convolve_features(features, by_tap, bias, kernel_map, groups)
 

@@ -224,7 +224,7 @@ def _choose(
     return SparseDilationSearch(
         dilations,
         errors,
-        torch.tensor(order),
+        torch.tensor(order, device="cpu"),
         {str(tuple(d - 1 for d in same)): len(list(run)) for same, run in itertools.groupby(found)},
         torch.stack([weight[_taps_of(i, dilations[i], kernel_size, side)] for i in order]),
     )

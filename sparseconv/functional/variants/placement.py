@@ -117,7 +117,7 @@ def keep_taps(kernel_map: KernelMap, taps: tuple[int, ...]) -> KernelMap:
 
 def joined(pairs: Sequence[tuple[Tensor, Tensor]], like: KernelMap) -> KernelMap:
     """A map of the given taps between the two sides of ``like``, each tap a part of one of its taps' pairs."""
-    counts = torch.tensor([0] + [len(rows) for rows, _ in pairs])
+    counts = torch.tensor([0] + [len(rows) for rows, _ in pairs], device="cpu")
     empty = like.in_rows[:0]
     return KernelMap(
         torch.cat([rows for rows, _ in pairs] or [empty]),
@@ -132,7 +132,8 @@ def joined(pairs: Sequence[tuple[Tensor, Tensor]], like: KernelMap) -> KernelMap
 
 def tap_of_pairs(kernel_map: KernelMap) -> Tensor:
     """Tap of each pair: int64 ``[P]``."""
-    return torch.arange(kernel_map.volume).repeat_interleave(kernel_map.counts).to(kernel_map.in_rows.device)
+    taps = torch.arange(kernel_map.volume, device="cpu").repeat_interleave(kernel_map.counts)
+    return taps.to(kernel_map.in_rows.device)
 
 
 def regrouped(kernel_map: KernelMap, group: Tensor, n_groups: int) -> KernelMap:
