@@ -28,8 +28,15 @@ class Backend(Protocol):
 
     Pairs are ``in_rows, out_rows`` int32 ``[P]`` grouped by tap, with ``tap_offsets`` int64 ``[K+1]`` on the
     CPU. Within one tap no row of either column repeats, and the pairs are in order of ``out_rows``. Features
-    are float32 or float64; :meth:`convolve` takes bfloat16 features and weights too, and gives float32.
+    are float32 or float64; convolutions take some half types too, and give float32.
+
+    Attributes:
+        CONVOLVED_HALVES: half types that :meth:`convolve` multiplies as they are.
+        GRADIENT_HALVES: half types that :meth:`weight_gradient` multiplies as they are.
     """
+
+    CONVOLVED_HALVES: tuple[torch.dtype, ...]
+    GRADIENT_HALVES: tuple[torch.dtype, ...]
 
     def build_index(self, indices: Tensor) -> Any:
         """Index a set of sites for look-ups.

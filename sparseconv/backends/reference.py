@@ -14,6 +14,9 @@ from sparseconv.backends.grouping import pad_points as pad_points
 from sparseconv.backends.site_keys import SiteKeys, coarse_box, fine_box
 from sparseconv.geometry import ConvGeometry
 
+CONVOLVED_HALVES = (torch.bfloat16,)
+GRADIENT_HALVES: tuple[torch.dtype, ...] = ()
+
 
 @dataclass(frozen=True, eq=False)
 class SiteIndex:

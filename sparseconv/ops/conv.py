@@ -42,9 +42,10 @@ def convolve(
     groups: int,
 ) -> Tensor:  # [n_out, C_out]
     """``out[o] = bias + sum over taps of weight[:, t] @ features[i]``; see the module."""
-    out = backend_for(features.device).convolve(
-        multiplied(features),
-        multiplied(weight),
+    backend = backend_for(features.device)
+    out = backend.convolve(
+        multiplied(features, backend.CONVOLVED_HALVES),
+        multiplied(weight, backend.CONVOLVED_HALVES),
         None if bias is None else widen(bias),
         in_rows,
         out_rows,
@@ -85,9 +86,10 @@ def convolve_epilogue(
     groups: int,
 ) -> Tensor:  # [n_out, C_out]
     """:func:`convolve`, plus ``residual``, through a ReLU, while a block is in cache. For inference only."""
-    out = backend_for(features.device).convolve(
-        multiplied(features),
-        multiplied(weight),
+    backend = backend_for(features.device)
+    out = backend.convolve(
+        multiplied(features, backend.CONVOLVED_HALVES),
+        multiplied(weight, backend.CONVOLVED_HALVES),
         None if bias is None else widen(bias),
         in_rows,
         out_rows,
@@ -129,8 +131,9 @@ def convolve_weight_gradient(
 ) -> Tensor:  # [C_out, K, C_in / groups]
     """``sum over a tap's pairs of grad[o] (x) features[i]``; see the module."""
     backend = backend_for(features.device)
-    out = backend.weight_gradient(widen(features), widen(grad), in_rows, out_rows, tap_offsets, groups)
-    return out.to(features.dtype)
+    halves = backend.GRADIENT_HALVES if features.dtype == grad.dtype else ()
+    left, right = multiplied(features, halves), multiplied(grad, halves)
+    return backend.weight_gradient(left, right, in_rows, out_rows, tap_offsets, groups).to(features.dtype)
 
 
 @convolve_weight_gradient.register_fake

@@ -13,6 +13,6 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in _HALF else tensor
 
 
-def multiplied(tensor: Tensor) -> Tensor:
-    """The tensor in a type that backends multiply: bfloat16 as it is (its products are exact in float32)."""
-    return tensor.float() if tensor.dtype == torch.float16 else tensor
+def multiplied(tensor: Tensor, halves: tuple[torch.dtype, ...]) -> Tensor:
+    """The tensor in a type that a backend multiplies: as it is in one of ``halves``, else widened."""
+    return tensor if tensor.dtype in halves else widen(tensor)

@@ -1,5 +1,7 @@
 """CPU backend: serial Numba kernels over row ranges, run on one small thread pool."""
 
+import torch
+
 from sparseconv.backends.cpu.coarse import coarse_sites
 from sparseconv.backends.cpu.columns import column_dots, column_moments, scale_shift
 from sparseconv.backends.cpu.conv import convolve, weight_gradient
@@ -10,7 +12,12 @@ from sparseconv.backends.cpu.sites import fine_sites, unique_sites
 from sparseconv.backends.cpu.voxelize import group_points, pad_points, reduce_points
 from sparseconv.backends.cpu.weighted import pair_dots, weighted_sum
 
+CONVOLVED_HALVES = (torch.bfloat16,)
+GRADIENT_HALVES: tuple[torch.dtype, ...] = ()
+
 __all__ = [
+    "CONVOLVED_HALVES",
+    "GRADIENT_HALVES",
     "build_index",
     "coarse_sites",
     "column_dots",

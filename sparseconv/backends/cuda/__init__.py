@@ -3,6 +3,8 @@
 Not yet run on hardware.
 """
 
+import torch
+
 from sparseconv.backends.cuda.columns import column_dots, column_moments, scale_shift
 from sparseconv.backends.cuda.conv import convolve, weight_gradient
 from sparseconv.backends.cuda.hash import build_index, is_sorted, query
@@ -14,7 +16,12 @@ from sparseconv.backends.cuda.voxelize import group_points, reduce_points
 from sparseconv.backends.cuda.weighted import pair_dots, weighted_sum
 from sparseconv.backends.grouping import pad_points
 
+CONVOLVED_HALVES = (torch.bfloat16, torch.float16)
+GRADIENT_HALVES: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)
+
 __all__ = [
+    "CONVOLVED_HALVES",
+    "GRADIENT_HALVES",
     "DEVICE_TYPES",
     "build_index",
     "coarse_sites",
