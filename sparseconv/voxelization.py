@@ -304,8 +304,10 @@ def hard_voxelize(
     grid = VoxelGrid.create(voxel_size, point_cloud_range)
     cloud, sizes = as_batch(points)
     groups = _group(cloud, sizes, grid, nonfinite, max_voxels, order == "sorted")
-    padded = pad_points(cloud, groups.rows, groups.ranks, len(groups.indices), max_points)
-    num_points = groups.counts.clamp(max=max_points)
+    # Only torch's own indexing has a gradient.
+    needs_gradient = cloud.requires_grad and torch.is_grad_enabled()
+    pad = grouping.pad_points if needs_gradient else backend_for(cloud.device).pad_points
+    padded, num_points, num_kept = pad(cloud, groups.rows, groups.ranks, groups.counts, max_points)
     num_inside = len(cloud) - groups.num_outside - groups.num_nonfinite
     return HardVoxels(
         padded,
@@ -316,20 +318,5 @@ def hard_voxelize(
         len(sizes),
         groups.num_outside,
         groups.num_nonfinite,
-        num_inside - int(num_points.sum()),
+        num_inside - num_kept,
     )
-
-
-def pad_points(points: Tensor, rows: Tensor, ranks: Tensor, n_rows: int, max_points: int) -> Tensor:
-    """Blocks ``[n_rows, max_points, C]`` of the points of each voxel, zero where there is none.
-
-    Args:
-        points: ``[N, C]``; gradients flow to them.
-        rows: int64 ``[N]`` voxel of each point, -1 where it has none.
-        ranks: int32 ``[N]`` its place in the voxel; from ``max_points`` on it is left out.
-        n_rows: number of voxels.
-        max_points: places of each.
-    """
-    if points.requires_grad and torch.is_grad_enabled():
-        return grouping.pad_points(points, rows, ranks, n_rows, max_points)
-    return backend_for(points.device).pad_points(points, rows, ranks, n_rows, max_points)

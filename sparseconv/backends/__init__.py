@@ -160,8 +160,14 @@ class Backend(Protocol):
             in_order: sort the voxels lexicographically; else they come in the order in which points meet them.
         """
 
-    def pad_points(self, values: Tensor, rows: Tensor, ranks: Tensor, n_rows: int, max_points: int) -> Tensor:
-        """Blocks ``[n_rows, max_points, C]`` of the points of each row, by rank; zero where there is none."""
+    def pad_points(
+        self, values: Tensor, rows: Tensor, ranks: Tensor, counts: Tensor, max_points: int
+    ) -> tuple[Tensor, Tensor, int]:
+        """Blocks ``[M, max_points, C]`` of the points of each row, by rank, zero where there is none.
+
+        ``counts`` int32 ``[M]`` are the points of each row. Also gives how many each row keeps, int32 ``[M]``, and
+        their sum.
+        """
 
     def reduce_points(self, values: Tensor, rows: Tensor, n_rows: int, reduce: str) -> tuple[Tensor, Tensor]:
         """Reduce ``values [N, C]`` by voxel row (-1: dropped) in point order: ``[n_rows, C]``, counts int32."""

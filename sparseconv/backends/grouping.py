@@ -59,8 +59,11 @@ def group_cells(
     return PointGroups(indices[order], counts, rows, ranks, num_outside, num_nonfinite)
 
 
-def pad_points(values: Tensor, rows: Tensor, ranks: Tensor, n_rows: int, max_points: int) -> Tensor:
+def pad_points(
+    values: Tensor, rows: Tensor, ranks: Tensor, counts: Tensor, max_points: int
+) -> tuple[Tensor, Tensor, int]:
     """See :meth:`sparseconv.backends.Backend.pad_points`."""
     kept = (rows >= 0) & (ranks < max_points)
-    padded = values.new_zeros((n_rows, max_points, values.shape[1]))
-    return padded.index_put((rows[kept], ranks[kept].long()), values[kept])
+    padded = values.new_zeros((len(counts), max_points, values.shape[1]))
+    padded = padded.index_put((rows[kept], ranks[kept].long()), values[kept])
+    return padded, counts.clamp(max=max_points), int(kept.sum())

@@ -42,11 +42,8 @@ def _cells(values, low, size, first, last, cells):
     """
     for i in range(values.shape[0]):
         cell = np.floor((values[i] - low[i]) / size[i])
-        cell = cell if cell <= np.float32(_FAR) else np.float32(_NO_CELL)
-        cell = cell if cell >= np.float32(-_FAR) else np.float32(_NO_CELL)
-        number = np.int32(cell)
-        number = number if number <= last[i] else np.int32(_NO_CELL)
-        cells[i] = number if number >= first[i] else np.int32(_NO_CELL)
+        cell = cell if cell <= last[i] else np.float32(_NO_CELL)
+        cells[i] = np.int32(cell if cell >= first[i] else np.float32(_NO_CELL))
 
 
 @kernel
@@ -66,16 +63,27 @@ def _is_finite(points, n, ndim):
 
 
 @kernel
+def _all_finite(values):
+    """Whether no value is NaN or infinite, on vectors."""
+    found = np.int32(0)
+    for i in range(values.shape[0]):
+        # A finite number differs from itself by zero.
+        found |= np.int32(values[i] - values[i] != np.float32(0))
+    return found == 0
+
+
+@kernel
 def _block_constants(columns, low, size, first, last):
     length = _BLOCK * columns
     lows = np.empty(length, np.float32)
     sizes = np.empty(length, np.float32)
-    firsts = np.empty(length, np.int32)
-    lasts = np.empty(length, np.int32)
+    firsts = np.empty(length, np.float32)
+    lasts = np.empty(length, np.float32)
     _repeat(low, columns, np.float32(0), lows)
     _repeat(size, columns, np.float32(1), sizes)
-    _repeat(first, columns, np.int32(-_FAR), firsts)
-    _repeat(last, columns, np.int32(_FAR), lasts)
+    # No cell for a feature, whatever its value.
+    _repeat(first, columns, np.float32(np.inf), firsts)
+    _repeat(last, columns, np.float32(-np.inf), lasts)
     return lows, sizes, firsts, lasts
 
 
@@ -178,6 +186,7 @@ def _group(
     lows, sizes, firsts, lasts = _block_constants(columns, low, size, first, last)
     cells = np.empty(_BLOCK * columns, np.int32)
     block_keys = np.empty(_BLOCK, np.int64)
+    inside = np.empty(_BLOCK + 1, np.int32)
     flat = points.reshape(-1)
     mask = np.uint64(table.shape[0] - 1)
     one, three, seven = np.uint64(1), np.uint64(3), np.uint64(7)
@@ -192,15 +201,23 @@ def _group(
         used = block * columns
         _cells(flat[start * columns : stop * columns], lows[:used], sizes[:used], firsts, lasts, cells)
         _block_keys(cells, columns, box_low, strides, block_keys[:block])
+        block_rows, block_ranks = rows[start:stop], ranks[start:stop]
+        kept = np.uint64(0)
         for k in range(block):
-            n = np.uint64(start + k)
-            key = block_keys[k]
-            if key < 0:
-                rows[n] = -1
-                ranks[n] = -1
-                dropped[0 if _is_finite(points, n, ndim) else 1] += 1
-                continue
-            key += sample_key
+            block_rows[k] = -1
+            block_ranks[k] = -1
+            inside[kept] = k
+            kept += np.uint64(block_keys[k] >= 0)
+        outside = block - np.int64(kept)
+        if outside and not _all_finite(flat[start * columns : stop * columns]):
+            for k in range(block):
+                if block_keys[k] < 0 and not _is_finite(points, start + k, ndim):
+                    outside -= 1
+                    dropped[1] += 1
+        dropped[0] += outside
+        for i in range(kept):
+            k = np.uint64(inside[i])
+            key = block_keys[k] + sample_key
             if key != previous:
                 previous = key
                 word = np.uint64(key)
@@ -213,7 +230,7 @@ def _group(
                             row = np.int64(voxel)
                             keys[voxel] = key
                             counts[voxel] = 0
-                            first_points[voxel] = n
+                            first_points[voxel] = start + np.int64(k)
                             voxel += one
                             table[slot] = voxel
                         break
@@ -221,13 +238,12 @@ def _group(
                         row = np.int64(entry - one)
                         break
                     slot = (slot + one) & mask
-            rows[n] = row
+            block_rows[k] = row
+            block_ranks[k] = 0
             if row >= 0:
                 rank = counts[np.uint64(row)]
-                ranks[n] = rank
+                block_ranks[k] = rank
                 counts[np.uint64(row)] = rank + 1
-            else:
-                ranks[n] = 0
     return np.int64(voxel)
 
 
@@ -320,20 +336,25 @@ def reduce_points(values: Tensor, rows: Tensor, n_rows: int, reduce: str) -> tup
     return torch.from_numpy(out), torch.from_numpy(counts)
 
 
+def _rounded_down(bound: int) -> np.float32:
+    """The largest float32 that is no larger: a float32 cell is at most ``bound`` where it is at most this."""
+    rounded = np.float32(bound)
+    return rounded if int(rounded) <= bound else np.nextafter(rounded, np.float32(-np.inf))
+
+
 def _grid_keys(
-    points: NDArray[np.float32], samples: int, constants: Sequence[NDArray[np.generic]], is_bounded: bool
+    points: NDArray[np.float32], samples: int, constants: Sequence[NDArray[np.float32]], grid: list[int] | None
 ) -> SiteKeys:
     """Keys of the whole grid where they fit, else of the box that the points occupy."""
-    first, last = constants[2:]
-    if is_bounded:
-        box = [range(samples), *(range(int(f), int(l) + 1) for f, l in zip(first[::-1], last[::-1], strict=True))]
+    if grid is not None:
         try:
-            return SiteKeys.spanning([axis.start for axis in box], [axis.stop - 1 for axis in box])
+            return SiteKeys.spanning([0] * (len(grid) + 1), [samples - 1, *(cells - 1 for cells in grid[::-1])])
         except ValueError:
             # The grid's corner cells may be too many to number, and still few of them occupied.
             pass
-    least = np.full(len(first), np.iinfo(np.int64).max)
-    most = np.full(len(first), np.iinfo(np.int64).min)
+    ndim = len(constants[0])
+    least = np.full(ndim, np.iinfo(np.int64).max)
+    most = np.full(ndim, np.iinfo(np.int64).min)
     _span(points, *constants, least, most)
     if np.any(least > most):
         least[:], most[:] = 0, -1
@@ -354,10 +375,12 @@ def group_points(
     values = points.detach().numpy()
     if values.shape[1] > _MOST_COLUMNS:
         values = np.ascontiguousarray(values[:, :ndim])
-    first = np.zeros(ndim, np.int64) if grid is not None else np.full(ndim, -_FAR)
-    last = grid.numpy() - 1 if grid is not None else np.full(ndim, _FAR)
-    constants = (low.numpy(), size.numpy(), first.astype(np.int32), last.astype(np.int32))
-    box = _grid_keys(values, len(sizes), constants, grid is not None)
+    bounds = [(-_FAR, _FAR)] * ndim if grid is None else [(0, cells - 1) for cells in grid.tolist()]
+    first, last = (
+        np.array([_rounded_down(bound) for bound in side], np.float32) for side in zip(*bounds, strict=True)
+    )
+    constants = (low.numpy(), size.numpy(), first, last)
+    box = _grid_keys(values, len(sizes), constants, None if grid is None else grid.tolist())
     total = len(values)
     bits = max(4, (2 * total).bit_length())
     table = np.zeros(1 << bits, np.uint32)
@@ -413,13 +436,16 @@ def group_points(
     )
 
 
-def pad_points(values: Tensor, rows: Tensor, ranks: Tensor, n_rows: int, max_points: int) -> Tensor:
+def pad_points(
+    values: Tensor, rows: Tensor, ranks: Tensor, counts: Tensor, max_points: int
+) -> tuple[Tensor, Tensor, int]:
     """See :meth:`sparseconv.backends.Backend.pad_points`."""
     source = values.detach().contiguous().numpy()
-    padded = np.zeros((n_rows, max_points, source.shape[1]), source.dtype)
+    padded = np.zeros((len(counts), max_points, source.shape[1]), source.dtype)
     run_ranges(
         lambda start, stop: _pad(source, rows.numpy(), ranks.numpy(), start, stop, padded),
         len(source),
         _SMALLEST_RANGE,
     )
-    return torch.from_numpy(padded)
+    kept = np.minimum(counts.numpy(), max_points)
+    return torch.from_numpy(padded), torch.from_numpy(kept), int(kept.sum())

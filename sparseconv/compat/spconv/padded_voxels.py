@@ -95,8 +95,7 @@ class Voxelizer:
             in_order=False,
         )
         room = self.max_num_points_per_voxel
-        filled = backend.pad_points(points, groups.rows, groups.ranks, len(groups.indices), room)
-        num_points = groups.counts.clamp(max=room)
+        filled, num_points, _ = backend.pad_points(points, groups.rows, groups.ranks, groups.counts, room)
         if empty_mean:
             mean = filled.sum(1, keepdim=True) / num_points[:, None, None].clamp(min=1)
             is_empty = torch.arange(filled.shape[1], device=points.device) >= num_points[:, None]
