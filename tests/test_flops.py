@@ -200,6 +200,14 @@ def test_the_gradients_of_each_layer_by_hand() -> None:
     assert all(parameter.grad is None for parameter in model.parameters()) and x.features.grad is None
 
 
+def test_the_gradients_of_dense_layers_by_hand() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.Conv2d(5, 2, 3, bias=False))
+    first, second = count_training(model, torch.rand(2, 3, 9, 8)).layers
+    assert (first.macs, second.macs) == (2 * 7 * 6 * 9 * 15, 2 * 5 * 4 * 9 * 10)
+    assert first.backward_macs == first.macs, "the network's input needs no gradient"
+    assert second.backward_macs == 2 * second.macs
+
+
 def test_recomputed_layers_are_counted_again() -> None:
     class Checkpointed(torch.nn.Module):
         def __init__(self) -> None:

@@ -118,6 +118,36 @@ def test_only_faces_towards_empty_cells_are_drawn() -> None:
     assert areas.sum() == pytest.approx(2 * (0.5 * 0.75 + 0.75 * 1.0 + 0.5 * 1.0))
 
 
+@pytest.mark.parametrize("start", [-40, 0, 3, 1000])
+def test_a_block_has_no_faces_inside_wherever_it_lies(start: int) -> None:
+    centres = (np.argwhere(np.ones((5, 4, 3))) + start + 0.5) * 0.5
+    faces = visible_faces(Scene(centres, (0.5, 0.5, 0.5), centres[:, 2], "height"))
+    assert len(faces.corners) == 2 * (5 * 4 + 4 * 3 + 3 * 5)
+
+
+@pytest.mark.parametrize("size", [(1.0, 1.0, 1.0), (0.05, 0.1, 4.0), (300.0, 2.0, 1.0)])
+def test_a_single_voxel_is_seen_whole_and_large(size: tuple[float, float, float]) -> None:
+    scene = Scene(np.array([[7.0, -3.0, 2.0]]), size, np.zeros(1), "v")
+    width, height = 1600, 900
+    corners = Camera.looking_at(scene).project(visible_faces(scene).corners, width, height)
+    column, row, depth = corners.reshape(-1, 3).T
+    assert depth.min() > Camera.looking_at(scene).near
+    assert column.min() >= 0 and column.max() <= width and row.min() >= 0 and row.max() <= height
+    assert max(np.ptp(column) / width, np.ptp(row) / height) > 0.3
+
+
+def test_as_many_colours_as_classes_occur() -> None:
+    def colours(*values: int) -> dict[int, str]:
+        return Scene(
+            np.zeros((len(values), 3)), (1, 1, 1), np.array(values), "label", labels={0: "car"}
+        ).label_colours()
+
+    assert len(set(colours(3, 23, 43).values())) == 3
+    assert len(set(colours(*range(1, 21)).values())) == 20
+    assert len(colours(*range(50))) == 50
+    assert colours(3)[3] == colours(0, 1, 3, 23)[3]
+
+
 def test_box_edges() -> None:
     box = np.array([[12.0, 0.5, 0.0, 4.0, 2.0, 1.5, np.pi / 2]])
     lines = box_lines(Scene(np.zeros((0, 3)), (1, 1, 1), np.zeros(0), "v", boxes=box))[0]

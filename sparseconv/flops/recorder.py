@@ -185,9 +185,11 @@ def _per_pair(given: dict[str, Any]) -> int:
 
 
 def _torch_row(name: str, macs: int, args: Sequence[Any], out: Any) -> _Row | None:
-    result = out[0] if isinstance(out, tuple) else out
+    # A backward pass gives None in place of a gradient that nobody needs.
+    results = out if isinstance(out, tuple) else (out,)
+    result = next((value for value in results if isinstance(value, Tensor)), None)
     tensors = [value for value in args if isinstance(value, Tensor)]
-    if not isinstance(result, Tensor) or not tensors:
+    if result is None or not tensors:
         return None
     source = tensors[1] if name in ("addmm", "baddbmm") and len(tensors) > 2 else tensors[0]
     if name.startswith("convolution"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,11 +53,11 @@ class Camera:
         direction = _CORNER / np.linalg.norm(_CORNER)
         for _ in range(3):
             # What is near looks larger, so that the middle of the cloud is not the middle of the picture.
-            camera = cls(middle + direction * _distance(scene.centres, cls(middle + direction, middle)), middle)
+            camera = cls(middle + direction * _distance(scene, cls(middle + direction, middle)), middle)
             seen = (scene.centres - camera.eye) @ camera.axes().T
             off = np.percentile(seen[:, :2] / seen[:, 2:], _INNER, axis=0).mean(0) * camera.reach
             middle = middle + off @ camera.axes()[:2]
-        return cls(middle + direction * _distance(scene.centres, cls(middle + direction, middle)), middle)
+        return cls(middle + direction * _distance(scene, cls(middle + direction, middle)), middle)
 
     @property
     def reach(self) -> float:
@@ -84,11 +85,15 @@ class Camera:
         return np.concatenate([pixels, seen[..., 2:]], -1)
 
 
-def _distance(points: NDArray[np.float64], camera: Camera) -> float:
-    """How far from its target a camera must be to see nearly all points."""
-    x, y, z = camera.axes() @ (points - camera.target).T
+def _distance(scene: Scene, camera: Camera) -> float:
+    """How far from its target a camera must be to see nearly all voxels with all of their corners."""
+    axes = camera.axes()
+    centres = axes @ (scene.centres - camera.target).T
     upright = _FILLED * np.tan(np.deg2rad(FIELD_OF_VIEW / 2))
-    needed = np.maximum(np.abs(x) / (upright * _ASPECT), np.abs(y) / upright) - z
+    needed = np.full(len(scene.centres), -np.inf)
+    for signs in product((-0.5, 0.5), repeat=3):
+        x, y, z = centres + (axes @ (np.array(signs) * scene.voxel_size))[:, None]
+        needed = np.maximum(needed, np.maximum(np.abs(x) / (upright * _ASPECT), np.abs(y) / upright) - z)
     return max(float(np.percentile(needed, _INNER[1])), 1e-3)
 
 

@@ -43,7 +43,8 @@ class Faces:
 def visible_faces(scene: Scene) -> Faces:
     """The faces between a voxel and an empty cell."""
     size = np.array(scene.voxel_size)
-    cells = np.round((scene.centres - scene.centres.min(0, initial=0.0)) / size).astype(np.int64)
+    lowest = scene.centres.min(0) if len(scene.centres) else np.zeros(3)
+    cells = np.round((scene.centres - lowest) / size).astype(np.int64)
     span = cells.max(0, initial=0) + 3
     keys = ((cells[:, 0] + 1) * span[1] + cells[:, 1] + 1) * span[2] + cells[:, 2] + 1
     ordered = np.sort(keys)

@@ -21,7 +21,8 @@ def main() -> int:
     """Draw, and write the picture."""
     import open3d
 
-    given = np.load(sys.argv[1])
+    with np.load(sys.argv[1]) as archive:
+        given = dict(archive)
     width, height = int(given["width"]), int(given["height"])
     open3d.utility.set_verbosity_level(open3d.utility.VerbosityLevel.Error)
     visualizer = open3d.visualization.Visualizer()

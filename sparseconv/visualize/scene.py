@@ -122,8 +122,17 @@ class Scene:
         """Class ids that occur, in order, and the colour of each."""
         present = [int(value) for value in np.unique(self.values)]
         names = {value: (self.labels or {}).get(value, str(value)) for value in present}
-        free = [colour for colour in _PALETTE if colour not in {_KNOWN.get(name) for name in names.values()}]
-        return {value: _KNOWN.get(name) or free[value % len(free)] for value, name in names.items()}
+        colours: dict[int, str] = {}
+        free = list(_PALETTE)
+        for value, name in names.items():
+            if name in _KNOWN:
+                colours[value] = _KNOWN[name]
+                continue
+            # A class has one colour in every scene, unless another one that occurs has it already.
+            free = free or list(_PALETTE)
+            own = _PALETTE[value % len(_PALETTE)]
+            colours[value] = free.pop(free.index(own) if own in free else 0)
+        return colours
 
     def colours(self) -> NDArray[np.float64]:
         """A colour for each voxel: ``[N, 3]`` from 0 to 1."""
