@@ -33,7 +33,7 @@ from sparseconv.scripts.network import (
 )
 from sparseconv.scripts.output import complete_folder
 from sparseconv.scripts.run_page.page import check_page, write_page
-from sparseconv.scripts.scan import Scan, grid_for, load_scan
+from sparseconv.scripts.scan import Scan, file_origin, grid_for, load_scan
 from sparseconv.tensor import SparseTensor
 from sparseconv.voxel_grid import VoxelGrid
 from sparseconv.voxelization import Voxels, voxelize
@@ -113,7 +113,7 @@ def _summary(
         },
         "grid": {
             "voxel_size": list(voxels.grid.voxel_size),
-            "origin": list(voxels.grid.origin),
+            "origin": file_origin(voxels.grid, scan.origin).tolist(),
             "spatial_shape": voxels.spatial_shape,
         },
         "voxels": len(voxels.indices),
@@ -167,7 +167,7 @@ def _save(
         spatial_shape=np.array([] if shape is None else shape, np.int64),
         input_indices=voxels.indices.numpy(),
         voxel_size=np.array(voxels.grid.voxel_size),
-        origin=np.array(voxels.grid.origin),
+        origin=file_origin(voxels.grid, scan.origin),
     )
     birds_eye(
         folder / "birds_eye.png",
@@ -270,9 +270,7 @@ def run(
     voxels = voxelize(scan.points, grid.voxel_size, bounds, nonfinite="drop")
     first_voxelization = time.perf_counter() - start
     if len(voxels.indices) == 0:
-        raise ValueError(
-            f"{scan.name}: none of its {len(scan.points)} points lies in the range {bounds}; give another --range"
-        )
+        raise ValueError(f"{scan.name}: {scan.outside(bounds)}")
     start = time.perf_counter()
     voxels = voxelize(scan.points, grid.voxel_size, bounds, nonfinite="drop")
     times = {"voxelize_milliseconds": 1000 * (time.perf_counter() - start)}

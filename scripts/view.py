@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,8 @@ from sparseconv.datasets.kitti_labels import DONT_CARE, KittiLabels
 from sparseconv.datasets.semantic_kitti import read_semantic_kitti_labels
 from sparseconv.datasets.semantic_kitti_classes import ORIGINAL_NAMES
 from sparseconv.scripts.console import complain, one_line_errors, out, parse_numbers, progress
+from sparseconv.scripts.output import check_output_file
+from sparseconv.scripts.scan import finite_box, local_range
 from sparseconv.visualize import (
     Scene,
     draw_from_above,
@@ -37,7 +39,7 @@ _VIEWS = ("above", "space")
 
 @dataclass(frozen=True, eq=False)
 class _Content:
-    """What is to be seen."""
+    """What is to be seen; ``xyz + origin`` is a point's position in the file."""
 
     name: str
     points: NDArray[np.float32]
@@ -47,12 +49,13 @@ class _Content:
     label_names: dict[int, str] | None = None
     boxes: NDArray[Any] | None = None
     box_names: tuple[str, ...] = ()
+    origin: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
 
 
 def _size_for(points: NDArray[np.float32]) -> tuple[float, ...]:
-    finite = points[np.isfinite(points[:, :3]).all(1), :3].astype(np.float64)
-    longest = float(np.ptp(finite, axis=0).max()) if len(finite) else 0.0
-    cells = float(np.clip(2 * np.sqrt(len(finite)), *_LONGEST))
+    low, high = finite_box(points)
+    longest = float((high - low).max())
+    cells = float(np.clip(2 * np.sqrt(np.isfinite(points[:, :3]).all(1).sum()), *_LONGEST))
     return (float(f"{longest / cells:.1g}") if longest > 0 else _DRIVING_VOXEL,) * 3
 
 
@@ -80,7 +83,7 @@ def _file(path: Path, labels_path: Path | None) -> _Content:
     if labels_path is not None:
         labels, _ = read_semantic_kitti_labels(labels_path, len(cloud.points))
         names = dict(ORIGINAL_NAMES)
-    return _Content(path.name, cloud.points, cloud.fields, size, labels, names)
+    return _Content(path.name, cloud.points, cloud.fields, size, labels, names, origin=cloud.origin)
 
 
 def _read_boxes(path: Path, calib: Path | None) -> tuple[NDArray[Any], tuple[str, ...]]:
@@ -91,6 +94,9 @@ def _read_boxes(path: Path, calib: Path | None) -> tuple[NDArray[Any], tuple[str
     """
     if path.suffix.lower() == ".npy":
         boxes = np.load(path, allow_pickle=False)
+        if not isinstance(boxes, np.ndarray):
+            boxes.close()
+            raise ValueError(f"{path}: is an NPZ archive of several arrays; save the boxes alone with numpy.save")
         if boxes.ndim != 2 or boxes.shape[1] < 7 or boxes.dtype.kind not in "fiu":
             raise ValueError(
                 f"{path}: must hold numbers [B, 7 or more] (x y z dx dy dz heading), got {boxes.dtype} "
@@ -108,7 +114,8 @@ def _read_boxes(path: Path, calib: Path | None) -> tuple[NDArray[Any], tuple[str
 
 
 def _scene(content: _Content, color: str | None, bounds: list[float] | None) -> Scene:
-    voxels = voxelize(content.points, content.voxel_size, bounds, nonfinite="drop")
+    local = None if bounds is None else local_range(bounds, content.origin)
+    voxels = voxelize(content.points, content.voxel_size, local, nonfinite="drop")
     if len(voxels.indices) == 0:
         raise ValueError(
             f"{content.name}: none of its {len(content.points)} points lies in the range {bounds}; give another "
@@ -163,8 +170,7 @@ def view(
         raise ValueError(f"--view must be one of {', '.join(_VIEWS)}, got {look!r}")
     if renderer not in RENDERERS:
         raise ValueError(f"--renderer must be one of {', '.join(RENDERERS)}, got {renderer!r}")
-    if out_path is not None and (out_path.is_dir() or not out_path.absolute().parent.is_dir()):
-        raise ValueError(f"--out must name a file in a folder that exists, got {out_path}")
+    check_output_file(out_path, "--out")
     if out_path is not None and out_path.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, got {out_path.name}")
     if labels is not None and file is None:
@@ -178,7 +184,10 @@ def view(
     if sizes is not None:
         changes["voxel_size"] = tuple(sizes * 3 if len(sizes) == 1 else sizes)
     if boxes is not None:
-        changes["boxes"], changes["box_names"] = _read_boxes(boxes, calib)
+        found, changes["box_names"] = _read_boxes(boxes, calib)
+        found = np.array(found, np.float64)
+        found[:, :3] -= content.origin
+        changes["boxes"] = found
     scene = _scene(_Content(**{**vars(content), **changes}), color, bounds)
     if out_path is None and has_display():
         try:

@@ -11,14 +11,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from sparseconv.datasets import PointFileError, read_points
+from sparseconv.datasets import PointCloud, PointFileError, read_points
 from sparseconv.scripts.console import EXIT_BAD_INPUT, complain, one_line_errors, out, parse_numbers, progress
 from sparseconv.scripts.output import complete_folder
+from sparseconv.scripts.scan import file_origin, local_range
 from sparseconv.voxelization import REDUCTIONS, Voxels
 from sparseconv.voxelization import voxelize as voxelize_points
 
 
-def _save(voxels: Voxels, fields: tuple[str, ...], path: Path) -> None:
+def _save(voxels: Voxels, cloud: PointCloud, path: Path) -> None:
     shape = voxels.spatial_shape
     np.savez_compressed(
         path,
@@ -26,9 +27,9 @@ def _save(voxels: Voxels, fields: tuple[str, ...], path: Path) -> None:
         indices=voxels.indices.numpy(),
         num_points=voxels.num_points.numpy(),
         point_rows=voxels.point_rows.numpy(),
-        fields=np.array(fields),
+        fields=np.array(cloud.fields),
         voxel_size=np.array(voxels.grid.voxel_size),
-        origin=np.array(voxels.grid.origin),
+        origin=file_origin(voxels.grid, cloud.origin),
         spatial_shape=np.array([] if shape is None else shape, np.int64),
     )
 
@@ -83,7 +84,8 @@ def voxelize(
                 bar.advance(task)
                 continue
             start = time.perf_counter()
-            voxels = voxelize_points(cloud.points, size, bounds, reduce, nonfinite="drop")  # type: ignore[arg-type]
+            local = None if bounds is None else local_range(bounds, cloud.origin)
+            voxels = voxelize_points(cloud.points, size, local, reduce, nonfinite="drop")  # type: ignore[arg-type]
             seconds = time.perf_counter() - start
             count = len(voxels.indices)
             if count == 0:
@@ -93,7 +95,7 @@ def voxelize(
                 continue
             if out_dir is not None:
                 with complete_folder(out_dir) as staging:
-                    _save(voxels, cloud.fields, staging / name)
+                    _save(voxels, cloud, staging / name)
             inside = len(cloud.points) - voxels.num_outside - voxels.num_nonfinite
             table.add_row(
                 escape(str(path)),

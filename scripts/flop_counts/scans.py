@@ -101,10 +101,7 @@ class Counter:
             bounds = with_room(bounds, grid.voxel_size)
         voxels = voxelize(scan.points, grid.voxel_size, bounds, nonfinite="drop")
         if len(voxels.indices) == 0:
-            raise ValueError(
-                f"{scan.name}: none of its {len(scan.points)} points lies in the range {bounds}; give another "
-                "--range"
-            )
+            raise ValueError(f"{scan.name}: {scan.outside(bounds)}")
         channels = voxels.features.shape[1]
         model = self.model(channels)
         input = network_input(voxels)

@@ -61,13 +61,14 @@ class Backbone:
                     indices=sites,
                     spatial_shape=np.array([] if output.spatial_shape is None else output.spatial_shape, np.int64),
                     voxel_size=np.array(voxels.grid.voxel_size),
-                    origin=np.array(voxels.grid.origin),
+                    origin=voxels.origin,
                 )
         return {
             "name": scan.name,
             "path": str(scan.path),
             **_rounded(voxels.counts),
             "voxel_size": list(voxels.grid.voxel_size),
+            "origin": voxels.origin.tolist(),
             "spatial_shape": voxels.grid.spatial_shape,
             "voxels": len(voxels.indices),
             "macs": count.macs,

@@ -17,7 +17,7 @@ from sparseconv.datasets import PointFileError
 from sparseconv.scripts.jobs.search import ScanFile
 from sparseconv.scripts.jobs.settings import Settings
 from sparseconv.scripts.network import wants_bounded_grid
-from sparseconv.scripts.scan import grid_for, load_scan
+from sparseconv.scripts.scan import file_origin, grid_for, load_scan
 from sparseconv.voxel_grid import VoxelGrid
 from sparseconv.voxelization import voxelize
 
@@ -32,7 +32,8 @@ class VoxelizedScan:
         index: place in the job's list.
         features: float32 ``[M, C]``.
         indices: int32 ``[M, 4]``.
-        grid: where the voxels lie.
+        grid: where the voxels lie, in the coordinates of the points as they were read.
+        origin: float64 ``[3]``: where voxel 0 begins, in the file's coordinates.
         counts: points, points outside the range and points that are not finite; milliseconds; size and time of
             the file.
     """
@@ -41,6 +42,7 @@ class VoxelizedScan:
     features: np.ndarray
     indices: np.ndarray
     grid: VoxelGrid
+    origin: np.ndarray
     counts: dict[str, Any]
 
 
@@ -86,7 +88,7 @@ def read_scan(index: int, scan: ScanFile, settings: Settings) -> ReadResult:
         grid, bounds = grid_for(cloud, bounded, settings.voxel_size, settings.point_range)
         voxels = voxelize(cloud.points, grid.voxel_size, bounds, nonfinite="drop")
         if len(voxels.indices) == 0:
-            return Failure(index, f"none of its {len(cloud.points)} points lies in the range {bounds}")
+            return Failure(index, cloud.outside(bounds))
         counts = {
             "points": len(cloud.points),
             "outside": voxels.num_outside,
@@ -96,7 +98,8 @@ def read_scan(index: int, scan: ScanFile, settings: Settings) -> ReadResult:
             "read_ms": 1000 * (read - start),
             "voxelize_ms": 1000 * (time.perf_counter() - read),
         }
-        return VoxelizedScan(index, voxels.features.numpy(), voxels.indices.numpy(), voxels.grid, counts)
+        origin = file_origin(voxels.grid, cloud.origin)
+        return VoxelizedScan(index, voxels.features.numpy(), voxels.indices.numpy(), voxels.grid, origin, counts)
     except Exception as error:
         return Failure(index, one_line(error).removeprefix(f"{scan.path}: "))
 

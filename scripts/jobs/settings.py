@@ -10,7 +10,7 @@ from sparseconv.scripts.network import describe_weights
 from sparseconv.voxel_grid import VoxelGrid
 
 # Raised when a record's meaning changes, so that old results are not taken for new ones.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
