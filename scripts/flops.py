@@ -14,6 +14,7 @@ from sparseconv.scripts.flop_counts.model_source import find_model
 from sparseconv.scripts.flop_counts.plot import SUFFIXES, save_plot
 from sparseconv.scripts.flop_counts.scans import Counter, Settings, count_scans, point_files
 from sparseconv.scripts.flop_counts.tables import print_layers, print_summary, print_voxel_sizes
+from sparseconv.scripts.output import check_output_file
 
 # A scan that cannot be counted; the others are.
 _EXIT_SCAN_FAILED = 1
@@ -31,11 +32,8 @@ def _sizes(text: str | None) -> list[tuple[float, ...]]:
 
 
 def _writable(path: Path | None, option: str, suffixes: tuple[str, ...] = ()) -> None:
-    if path is None:
-        return
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ValueError(f"{option} must name a file in a folder that exists, got {path}")
-    if suffixes and path.suffix.lower() not in suffixes:
+    check_output_file(path, option)
+    if path is not None and suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(f"{option} must end in {', '.join(suffixes)}, got {path.name}")
 
 

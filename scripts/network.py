@@ -17,6 +17,15 @@ from sparseconv.voxelization import Voxels
 _SEGMENTATION = ("MinkUNet14", "MinkUNet18", "MinkUNet34")
 
 
+# Width of an output cell in voxels along x, y (and z, where the output has it) of the detectors' backbones.
+_DETECTOR_STRIDES = {
+    "VoxelBackBone8x": (8, 8, 16),
+    "VoxelResBackBone8x": (8, 8, 16),
+    "UNetV2": (8, 8, 16),
+    "VoxelNeXtBackbone": (8, 8),
+}
+
+
 def check_model(name: str) -> None:
     """Refuse a name that is in no registry.
 
@@ -30,6 +39,11 @@ def check_model(name: str) -> None:
 def wants_bounded_grid(model: str) -> bool:
     """Whether a model of this name runs on a grid with ends."""
     return model not in _SEGMENTATION
+
+
+def output_stride(model: str) -> tuple[int, ...]:
+    """Width of a cell of ``encoded`` in input voxels along x, y and z; without z where it lies on (y, x)."""
+    return (1, 1, 1) if model in _SEGMENTATION else _DETECTOR_STRIDES[model]
 
 
 def network_shape(spatial_shape: list[int] | None) -> list[int] | None:

@@ -23,12 +23,14 @@ from sparseconv.datasets.open3d_import import open3d_problem
 from sparseconv.flops import ForwardCount, LayerCount, count_forward
 from sparseconv.nn.conv import SparseConvolution
 from sparseconv.scripts.console import complain, one_line_errors, out, parse_numbers, progress
+from sparseconv.scripts.flop_counts.tables import giga, ratio
 from sparseconv.scripts.jobs.request import is_job, run_job
 from sparseconv.scripts.network import (
     build_network,
     check_model,
     describe_weights,
     network_input,
+    output_stride,
     wants_bounded_grid,
 )
 from sparseconv.scripts.output import complete_folder
@@ -54,10 +56,6 @@ def _run_model(model: torch.nn.Module, voxels: Voxels) -> tuple[ForwardCount, fl
         return count_forward(model, network_input(voxels), lambda: bar.advance(task)), first.milliseconds
 
 
-def _giga(macs: int, digits: int = 3) -> str:
-    return f"{2 * macs / 1e9:,.{digits}f}"
-
-
 def _layer_table(count: ForwardCount, title: str, width: int) -> Table:
     """The widest selection of columns that fits: a number that is cut off would be a wrong number."""
     for left_out in range(len(_OPTIONAL) + 1):
@@ -78,9 +76,9 @@ def _table_without(count: ForwardCount, title: str, left_out: set[str]) -> Table
         "out": ("", lambda layer: f"{layer.n_out:,}"),
         "pairs": (f"{sum(layer.pairs for layer in count.layers):,}", lambda layer: f"{layer.pairs:,}"),
         "ms": (f"{total:,.1f}", lambda layer: f"{layer.milliseconds:.1f}"),
-        "GFLOPs": (_giga(macs), lambda layer: _giga(layer.macs)),
-        "dense": (_giga(dense, 0), lambda layer: _giga(layer.dense_macs, 0)),
-        "ratio": (_ratio(dense, macs), lambda layer: _ratio(layer.dense_macs, layer.macs)),
+        "GFLOPs": (giga(macs), lambda layer: giga(layer.macs)),
+        "dense": (giga(dense), lambda layer: giga(layer.dense_macs)),
+        "ratio": (ratio(dense, macs), lambda layer: ratio(layer.dense_macs, layer.macs)),
     }
     shown = {name: column for name, column in columns.items() if name not in left_out}
     table = Table(title=title, show_footer=True, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -89,10 +87,6 @@ def _table_without(count: ForwardCount, title: str, left_out: set[str]) -> Table
     for layer in count.layers:
         table.add_row(*(cell(layer) for _, cell in shown.values()))
     return table
-
-
-def _ratio(dense_macs: int, macs: int) -> str:
-    return f"{dense_macs / macs:,.0f}" if macs else "-"
 
 
 def _summary(
@@ -140,15 +134,6 @@ def _summary(
     }
 
 
-def _output_stride(voxels: Voxels, output: SparseTensor) -> tuple[float, float]:
-    """Width of an output cell in voxels along x and y, as a power of two: levels of a backbone halve the grid."""
-    shape, reduced = voxels.spatial_shape, output.spatial_shape
-    if shape is None or reduced is None:
-        return 1.0, 1.0
-    x, y = (2.0 ** round(np.log2(shape[axis] / reduced[axis])) for axis in (-1, -2))
-    return x, y
-
-
 def _save(
     folder: Path,
     scan: Scan,
@@ -158,6 +143,7 @@ def _save(
 ) -> None:
     from sparseconv.visualize import birds_eye
 
+    stride = output_stride(summary["model"]["name"])
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     shape = output.spatial_shape
     np.savez_compressed(
@@ -174,7 +160,7 @@ def _save(
         scan.points[voxels.point_rows.numpy() >= 0],
         voxels.to_sparse(),
         output,
-        _output_stride(voxels, output),
+        (float(stride[0]), float(stride[1])),
         voxels.grid,
         f"{Path(scan.name).name if scan.name.count('/') else scan.name} through {summary['model']['name']}",
     )

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
-from sparseconv import voxelize
+from sparseconv import SparseTensor, voxelize
+from sparseconv.models import MODELS
+from sparseconv.scripts.network import build_network, output_stride
 from sparseconv.scripts.run import run
 from sparseconv.scripts.run_page.charts import MAX_POINTS, subsample
 
@@ -129,6 +132,40 @@ def test_the_charts_hold_the_run(written: tuple[Path, np.ndarray]) -> None:
     for layer in summary["layers"]:
         assert layer["name"] in text and f"{layer['pairs']:,}" in text
     assert f"all {summary['voxels']:,} are shown" in text
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+def test_strides_are_those_of_the_models(model: str) -> None:
+    sites = torch.tensor([[0, 80, 80, 80], [0, 81, 80, 80]], dtype=torch.int32)
+    output = build_network(model, 4)(SparseTensor(torch.ones(2, 4), sites, [161, 161, 161], 1)).encoded
+    shape, stride = output.spatial_shape, output_stride(model)
+    assert shape is not None and len(shape) == len(stride)
+    for cells, width in zip(shape[::-1], stride, strict=True):
+        # Two layers do not pad z: a cell and a bit are lost there.
+        assert abs(161 / width - cells) < 1.5
+
+
+@pytest.mark.parametrize("model", ["VoxelBackBone8x", "VoxelNeXtBackbone"])
+def test_output_voxels_stand_where_their_input_does(tmp_path: Path, model: str) -> None:
+    """34 cells of height, of which a guess from the shapes makes cells twice as high as they are."""
+    points = np.random.default_rng(0).uniform([0, 0, 0, 0], [16, 16, 8.5, 1], (4000, 4)).astype(np.float32)
+    np.save(tmp_path / "scan.npy", points)
+    app = typer.Typer()
+    app.command()(run)
+    page, out = tmp_path / "page.html", tmp_path / "out"
+    result = CliRunner().invoke(
+        app,
+        [
+            *(str(tmp_path / "scan.npy"), "--model", model, "--voxel-size", "0.25", "--range", "0,0,0,16,16,8.5"),
+            *("--out", str(out), "--html", str(page)),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    (cloud,) = plots(Page(page.read_text()))["output"]
+    drawn = np.stack([unpacked(cloud[axis]) for axis in "xyz"], 1)
+    cells = np.load(out / "features.npz")["indices"][:, :0:-1] + 0.5
+    np.testing.assert_allclose(drawn[:, :2], cells[:, :2] * 8 * 0.25, atol=1e-3)
+    np.testing.assert_allclose(drawn[:, 2], cells[:, 2] * 16 * 0.25 if cells.shape[1] == 3 else 0.0, atol=1e-3)
 
 
 def test_large_clouds_are_thinned() -> None:

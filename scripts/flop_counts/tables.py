@@ -25,6 +25,11 @@ def giga(macs: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:,.1f}" if value >= 100 else f"{value:,.3f}"
 
 
+def ratio(dense_macs: float, macs: float) -> str:
+    """How many times as many multiply-adds the dense layer takes; a dash where the sparse one takes none."""
+    return f"{dense_macs / macs:,.0f}" if macs else "-"
+
+
 def mega(size: float) -> str:
     """Bytes as MB."""
     value = size / 1e6

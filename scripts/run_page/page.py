@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparseconv.flops import ForwardCount, LayerCount
-from sparseconv.scripts.flop_counts.tables import giga, mega
+from sparseconv.scripts.flop_counts.tables import giga, mega, ratio
+from sparseconv.scripts.network import output_stride
+from sparseconv.scripts.output import check_output_file
 from sparseconv.scripts.run_page.charts import MAX_POINTS, cloud, layer_bars
 from sparseconv.tensor import SparseTensor
+from sparseconv.voxel_grid import VoxelGrid
 from sparseconv.voxelization import Voxels
 
 # The browser itself then refuses whatever is not in the page.
@@ -63,8 +67,7 @@ def check_page(path: Path | None) -> None:
     """
     if path is None:
         return
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ValueError(f"--html must name a file in a folder that exists, got {path}")
+    check_output_file(path, "--html")
     if importlib.util.find_spec("plotly") is None:
         raise ValueError('--html needs plotly, which is not installed: pip install "sparseconv[viz]"')
 
@@ -84,16 +87,15 @@ def write_page(
         summary: as ``summary.json`` has it.
         count: what the run did.
         voxels: the input.
-        output: what came out, on axes z, y, x.
+        output: what came out, on axes (z, y, x) or (y, x).
 
     Raises:
         ImportError: plotly is missing.
     """
     from plotly.offline import get_plotlyjs
 
-    origin, size = np.array(voxels.grid.origin), np.array(voxels.grid.voxel_size)
-    inputs = origin + (voxels.indices.numpy()[:, :0:-1] + 0.5) * size
-    outputs = origin + (output.indices.numpy()[:, :0:-1] + 0.5) * np.array(_output_stride(voxels, output)) * size
+    inputs = _centres(voxels.indices.numpy(), (1, 1, 1), voxels.grid)
+    outputs = _centres(output.indices.numpy(), output_stride(summary["model"]["name"]), voxels.grid)
     energy = output.features.detach().float().norm(dim=1).numpy()
     name = escape(str(summary["scan"]["name"]))
     model = escape(str(summary["model"]["name"]))
@@ -120,6 +122,13 @@ def write_page(
         "</body></html>\n",
     ]
     path.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _centres(sites: NDArray[Any], stride: Sequence[int], grid: VoxelGrid) -> NDArray[np.float64]:
+    """Positions x, y, z of cells ``stride`` voxels wide; on the grid's floor where they have no z."""
+    cells = np.zeros((len(sites), 3))
+    cells[:, : len(stride)] = (sites[:, :0:-1] + 0.5) * np.array(stride)
+    return np.array(grid.origin) + cells * np.array(grid.voxel_size)
 
 
 def _chart(figure: Any, name: str) -> str:
@@ -161,7 +170,7 @@ def _summary_table(summary: dict[str, Any], count: ForwardCount) -> str:
         ("parameters", f"{count.parameters:,}"),
         ("forward pass", f"{giga(count.macs)} GFLOPs ({shares})"),
         ("dilating", f"{giga(count.dilated_macs)} GFLOPs if every submanifold layer dilated its input's sites"),
-        ("dense", f"{giga(count.dense_macs)} GFLOPs: {_ratio(count.dense_macs, count.macs)} times as many"),
+        ("dense", f"{giga(count.dense_macs)} GFLOPs: {ratio(count.dense_macs, count.macs)} times as many"),
         ("memory", f"{mega(count.sparse_bytes)} MB sparse, {mega(count.dense_bytes)} MB dense"),
         (
             "time",
@@ -173,10 +182,6 @@ def _summary_table(summary: dict[str, Any], count: ForwardCount) -> str:
     ]
     body = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in rows)
     return f"<table class='summary'><tbody>{body}</tbody></table>"
-
-
-def _ratio(dense: int, sparse: int) -> str:
-    return f"{dense / sparse:,.0f}" if sparse else "-"
 
 
 def _cells(layer: LayerCount) -> list[str]:
@@ -191,7 +196,7 @@ def _cells(layer: LayerCount) -> list[str]:
         giga(layer.macs),
         giga(layer.dilated_macs) if layer.family == "submanifold" else "-",
         giga(layer.dense_macs),
-        _ratio(layer.dense_macs, layer.macs),
+        ratio(layer.dense_macs, layer.macs),
         mega(layer.feature_bytes + layer.map_bytes),
         mega(layer.dense_bytes),
         f"{layer.parameters:,}",
@@ -209,7 +214,7 @@ def _layer_table(count: ForwardCount) -> str:
             giga(count.macs),
             giga(count.dilated_macs),
             giga(count.dense_macs),
-            _ratio(count.dense_macs, count.macs),
+            ratio(count.dense_macs, count.macs),
         ),
         *(mega(count.sparse_bytes), mega(count.dense_bytes), f"{count.parameters:,}"),
     ]
@@ -225,11 +230,3 @@ def _row(cells: Sequence[str], tag: str) -> str:
         f"<{tag} class='text'>{escape(cell)}</{tag}>" if number < 2 else f"<{tag}>{escape(cell)}</{tag}>"
         for number, cell in enumerate(cells)
     )
-
-
-def _output_stride(voxels: Voxels, output: SparseTensor) -> tuple[float, ...]:
-    """Width of an output cell in voxels along x, y, z, as a power of two: levels of a backbone halve the grid."""
-    shape, reduced = voxels.spatial_shape, output.spatial_shape
-    if shape is None or reduced is None:
-        return 1.0, 1.0, 1.0
-    return tuple(2.0 ** round(math.log2(shape[axis] / reduced[axis])) for axis in (-1, -2, -3))
