@@ -26,11 +26,11 @@ class KernelMap:
         n_in: number of input rows.
         n_out: number of output rows.
         in_rows_ascend: whether the pairs of each tap are in order of their input rows as well.
-        trusted: skip the checks of shapes, types and ranges; for maps that the engine built.
+        trusted: skip all checks; for maps that the engine built.
 
     Raises:
         TypeError: rows are not int32, or offsets not int64.
-        ValueError: shapes do not fit, or a row is out of range.
+        ValueError: shapes do not fit, a row is out of range, or the invariants do not hold.
     """
 
     in_rows: Tensor
@@ -65,6 +65,20 @@ class KernelMap:
                 f"tap_offsets must ascend from 0 to the number of pairs, {len(self.in_rows)}, got "
                 f"{offsets.tolist()}"
             )
+        self._check_order()
+
+    def _check_order(self) -> None:
+        """Kernels place a tap's pairs by bisection, and add without atomics."""
+        taps = torch.arange(self.volume, device="cpu").repeat_interleave(self.counts).to(self.in_rows.device)
+        same_tap = taps[1:] == taps[:-1]
+        if bool((same_tap & (self.out_rows.diff() <= 0)).any()):
+            raise ValueError("out_rows must ascend within each tap, without repeats: sort the pairs of each tap")
+        if not bool((same_tap & (self.in_rows.diff() <= 0)).any()):
+            return
+        if self.in_rows_ascend:
+            raise ValueError("in_rows do not ascend within each tap: pass in_rows_ascend=False")
+        if len(torch.unique(taps * self.n_in + self.in_rows)) < self.n_pairs:
+            raise ValueError("in_rows repeat within a tap: give each repetition a tap of its own")
 
     @property
     def volume(self) -> int:

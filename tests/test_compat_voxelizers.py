@@ -171,3 +171,10 @@ def test_tensorview_stands_in() -> None:
     copied = tensor.clone()
     array[0, 0] = 9
     assert copied.numpy()[0, 0] == 0 and np.array(tensor, np.float64)[0, 0] == 9
+
+
+def test_a_grid_or_a_capacity_that_cannot_be_counted_is_refused() -> None:
+    with pytest.raises(ValueError, match="beyond the int32 limit"):
+        utils.Point2VoxelCPU3d([1e-9] * 3, [0, 0, 0, 3, 3, 3], 4, 10, 5)
+    with pytest.raises(ValueError, match="max_num_voxels"):
+        utils.Point2VoxelCPU3d([0.1] * 3, [0, 0, 0, 3, 3, 3], 4, -1, 5)

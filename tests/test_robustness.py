@@ -30,6 +30,15 @@ def rows(*values: int) -> torch.Tensor:
         (rows(0, 0, 1, 1)[::2], rows(0, 1), [0, 2], ValueError, "contiguous"),
         (rows(0, 1), rows(0, 1), [0, 3], ValueError, "from 0 to the number of pairs, 2"),
         (rows(0, 1), rows(0, 1), [0, 2, 1, 2], ValueError, "must ascend"),
+        (rows(0, 1, 2), rows(2, 1, 3), [0, 3], ValueError, "out_rows must ascend within each tap"),
+        (
+            rows(0, 1, 2),
+            rows(1, 1, 3),
+            [0, 3],
+            ValueError,
+            "each tap, without repeats",
+        ),
+        (rows(2, 0, 2), rows(0, 1, 2), [0, 3], ValueError, "in_rows repeat within a tap"),
     ],
 )
 def test_hand_made_maps_are_checked(
@@ -38,6 +47,9 @@ def test_hand_made_maps_are_checked(
     with pytest.raises(error, match=text):
         sc.KernelMap(in_rows, out_rows, torch.tensor(offsets), 4, 4, False)
     assert sc.KernelMap(rows(0, 3), rows(1, 2), torch.tensor([0, 1, 2]), 4, 4, False).n_pairs == 2
+    assert sc.KernelMap(rows(3, 0, 3), rows(1, 2, 0), torch.tensor([0, 2, 3]), 4, 4, False).n_pairs == 3
+    with pytest.raises(ValueError, match="in_rows do not ascend within each tap"):
+        sc.KernelMap(rows(3, 0), rows(1, 2), torch.tensor([0, 2]), 4, 4, True)
 
 
 def test_untracked_changes_of_indices_never_crash() -> None:

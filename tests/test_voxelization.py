@@ -241,6 +241,13 @@ def test_the_number_of_voxels_is_rounded() -> None:
     assert VoxelGrid.create(0.1).spatial_shape is None
 
 
+@pytest.mark.parametrize(("reduce", "expected"), [("mean", 2.0), ("sum", 4.0), ("max", 3.0), ("first", 1.0)])
+def test_a_voxel_without_points_is_zero(backend: str, reduce: str, expected: float) -> None:
+    values, rows = torch.tensor([[1.0], [3.0], [9.0]]), torch.tensor([1, 1, -1])
+    features, counts = sparseconv.reduce_points(values, rows, 3, reduce)
+    assert features.tolist() == [[0.0], [expected], [0.0]] and counts.tolist() == [0, 2, 0]
+
+
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gradients_to_points(backend: str, reduce: str, dtype: torch.dtype) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparseconv.backends import DuplicateSiteError, PointGroups
 from sparseconv.backends.grouping import group_cells
 from sparseconv.backends.grouping import pad_points as pad_points
-from sparseconv.backends.site_keys import SiteKeys, coarse_box, fine_box
+from sparseconv.backends.site_keys import FARTHEST_CELL, SiteKeys, coarse_box, fine_box
 from sparseconv.geometry import ConvGeometry
 
 CONVOLVED_HALVES = (torch.bfloat16,)
@@ -251,7 +251,7 @@ def _place(points: Tensor, low: Tensor, size: Tensor, grid: Tensor | None) -> tu
     xyz = points[:, : len(low)]
     finite = xyz.isfinite().all(1)
     cells = torch.floor((xyz - low) / size)
-    inside = finite & (cells.abs() <= 2147483520.0).all(1)
+    inside = finite & (cells.abs() <= FARTHEST_CELL).all(1)
     cells = torch.where(inside[:, None], cells, 0).int()
     if grid is not None:
         inside &= ((cells >= 0) & (cells < grid)).all(1)
@@ -283,16 +283,18 @@ def reduce_points(values: Tensor, rows: Tensor, n_rows: int, reduce: str) -> tup
     counts = torch.bincount(rows, minlength=n_rows).int()
     out = values.new_zeros((n_rows, values.shape[1]))
     if reduce == "first":
-        return values[first_points(rows, n_rows)], counts
+        filled = counts > 0
+        out[filled] = values[first_points(rows, n_rows)[filled]]
+        return out, counts
     if reduce == "max":
         index = rows[:, None].expand_as(values)
         return out.scatter_reduce_(0, index, values, "amax", include_self=False), counts
     out.index_add_(0, rows, values)
-    return (out / counts[:, None] if reduce == "mean" else out), counts
+    return (out / counts.clamp(min=1)[:, None] if reduce == "mean" else out), counts
 
 
 def first_points(rows: Tensor, n_rows: int) -> Tensor:
-    """Position of the first point of each voxel row, every row having at least one: int64 ``[n_rows]``."""
+    """Position of the first point of each row, ``len(rows)`` where it has none: int64 ``[n_rows]``."""
     positions = torch.arange(len(rows), device=rows.device)
     first = torch.full((n_rows,), len(rows), device=rows.device)
     return first.scatter_reduce_(0, rows, positions, "amin")

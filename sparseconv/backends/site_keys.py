@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from sparseconv.geometry import ConvGeometry
 
 KEY_BITS = 63  # the sign bit stays free: -1 means "no key"
+# Cells that an unbounded grid can name: int32 coordinates, one cell short of the ends so that the float32
+# neighbours of 2**31 stay out.
+FARTHEST_CELL = 2147483520
 
 
 @dataclass(frozen=True)

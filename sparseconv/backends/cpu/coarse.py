@@ -7,6 +7,7 @@ coarse line is the union of the fine lines that its leading axes reach. So only 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -90,15 +91,15 @@ def _spread_lines(
 
 @kernel
 def _reach_lines(
-    sites, line_starts, start, stop, stride, padding, steps, step_counts, low, extent, strides, keys, lines
+    sites, line_starts, start, stop, stride, padding, steps, step_starts, low, extent, strides, keys, lines
 ):
     """Keys of the coarse lines that the fine lines ``start .. stop`` reach, and who does; returns how many.
 
-    ``steps [D, largest stride, most]`` and ``step_counts [D, largest stride]`` are :func:`_reach_tables`: for a
-    remainder of ``(fine + padding) / stride``, what taps add to the quotient.
+    ``steps`` and ``step_starts`` are :func:`_reach_tables`: for a remainder of ``(fine + padding) / stride``, what
+    taps add to the quotient.
     """
     leads = stride.shape[0] - 1
-    reach = np.empty(steps.shape[2], np.int64)
+    reach = np.empty(steps.shape[1], np.int64)
     exponents = np.empty(leads, np.int64)
     for a in range(leads):
         exponents[a] = _power_of_two(stride[a])
@@ -112,8 +113,8 @@ def _reach_lines(
             quotient = _divide(fine, stride[a], exponents[a])
             remainder = fine - quotient * stride[a]
             reached = 0
-            for i in range(step_counts[a, remainder]):
-                distance = quotient + steps[a, remainder, i] - low[a + 1]
+            for i in range(step_starts[a, remainder], step_starts[a, remainder + 1]):
+                distance = quotient + steps[a, i] - low[a + 1]
                 if 0 <= distance < extent[a + 1]:
                     reach[reached] = distance * strides[a + 1]
                     reached += 1
@@ -230,20 +231,28 @@ def _fill_sites(line_keys, run_starts, row_starts, start, stop, low, strides, po
 
 
 @functools.lru_cache(maxsize=64)
-def _reach_tables(geometry: ConvGeometry) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each axis and remainder modulo the stride, ``(remainder - d * t) / s`` of the taps that divide."""
-    tables = [
-        [[(r - d * t) // s for t in range(k) if (r - d * t) % s == 0] for r in range(s)]
-        for k, s, d in zip(geometry.kernel_size, geometry.stride, geometry.dilation, strict=True)
-    ]
-    most = max(len(entry) for table in tables for entry in table)
-    shape = (geometry.ndim, max(geometry.stride))
-    steps, counts = np.zeros((*shape, most), np.int64), np.zeros(shape, np.int64)
-    for axis, table in enumerate(tables):
-        for remainder, entry in enumerate(table):
-            steps[axis, remainder, : len(entry)] = entry
-            counts[axis, remainder] = len(entry)
-    return steps, counts
+def _reach_tables(geometry: ConvGeometry) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[int, ...]]:
+    """For each axis, what taps add to a quotient, ordered by the remainder modulo the stride that they need.
+
+    Tap ``t`` divides where the remainder is that of ``d * t``, and then adds ``(remainder - d * t) / s``.
+
+    Returns:
+        The steps ``[D, largest kernel]``, where those of each remainder begin ``[D, largest stride + 1]``, and the
+        most taps that one remainder has on each axis.
+    """
+    ndim = geometry.ndim
+    steps = np.zeros((ndim, max(geometry.kernel_size)), np.int64)
+    starts = np.zeros((ndim, max(geometry.stride) + 1), np.int64)
+    most = []
+    for axis, (k, s, d) in enumerate(zip(geometry.kernel_size, geometry.stride, geometry.dilation, strict=True)):
+        reach = d * np.arange(k, dtype=np.int64)
+        remainders = reach % s
+        order = np.argsort(remainders, kind="stable")
+        steps[axis, :k] = ((remainders - reach) // s)[order]
+        counts = np.bincount(remainders, minlength=starts.shape[1] - 1)
+        starts[axis, 1:] = np.cumsum(counts)
+        most.append(int(counts.max()))
+    return steps, starts, tuple(most)
 
 
 def _spread(
@@ -253,9 +262,8 @@ def _spread(
     taps, stride, padding, dilation = (
         axes[-1] for axes in (geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)
     )
-    _, step_counts = _reach_tables(geometry)
     lines = len(index.line_keys)
-    spread = np.empty((len(index.sites), int(step_counts[-1].max())), np.uint32)
+    spread = np.empty((len(index.sites), _reach_tables(geometry)[2][-1]), np.uint32)
     counts = np.empty(lines, np.int64)
     positions = np.ascontiguousarray(index.sites[:, -1])
     run_ranges(
@@ -283,8 +291,8 @@ def _reached_lines(
     index: SiteIndex, geometry: ConvGeometry, box: SiteKeys, first: int, last: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Keys of the coarse lines that fine lines ``first .. last`` reach, ascending, and the fine line of each."""
-    steps, step_counts = _reach_tables(geometry)
-    combinations = int(np.prod(step_counts.max(axis=1)[:-1]))
+    steps, step_starts, most = _reach_tables(geometry)
+    combinations = math.prod(most[:-1])
     stride, padding, low, extent, strides = (
         np.array(values, np.int64)
         for values in (geometry.stride, geometry.padding, box.low, box.extent, box.strides)
@@ -299,7 +307,7 @@ def _reached_lines(
         stride,
         padding,
         steps,
-        step_counts,
+        step_starts,
         low,
         extent,
         strides,
@@ -358,7 +366,7 @@ def coarse_sites(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] 
         return no_sites(columns)
     spread, counts = _spread(index, geometry, box.low[-1], box.extent[-1])
     spread_starts = index.line_starts.astype(np.int64) * spread.shape[1]
-    combinations = int(np.prod(_reach_tables(geometry)[1].max(axis=1)[:-1]))
+    combinations = math.prod(_reach_tables(geometry)[2][:-1])
     chunk = max(1, _REACHED_AT_ONCE // combinations)
     total = len(index.line_keys)
     found = [

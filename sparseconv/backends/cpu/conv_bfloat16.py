@@ -22,6 +22,8 @@ from sparseconv.backends.cpu.threads import run_ranges
 
 # Pairs gathered at once: two tiles of rows, which with two tiles of columns share each load.
 _PAIRS = 2 * TILE_ROWS
+# Channel pairs that are worth a thread of their own: about 50 us of packing.
+_PACKED_PER_RANGE = 50_000
 # Channels of one tile.
 _CHANNELS = TILE_BYTES // 2
 _COLUMNS = TILE_BYTES // 4
@@ -73,7 +75,8 @@ def _convolve(
     """Blocks ``start .. stop`` of output rows, as the float32 kernel takes them.
 
     ``gathered [32, channels]`` int16, ``product [32, 32]`` and ``sums [BLOCK, columns]`` float32 are scratch that
-    begins on a cache line; ``gathered`` is zero, so that rows that a tile does not need are no NaN.
+    begins on a cache line. ``gathered`` is zero at first, so that its padding multiplies nothing; rows that a tile
+    does not need hold what was there before, and their products are never added.
     """
     taps, groups, pairs, columns = packed.shape
     n_out, c_out = out.shape
@@ -154,7 +157,11 @@ def convolve(
     channels = -(-depth // _CHANNELS) * _CHANNELS
     columns = -(-(c_out // groups) // _COLUMNS) * _COLUMNS
     packed = aligned((taps, groups, channels // 2, columns), np.dtype(np.int32))
-    _pack(weight, groups, 0, taps, packed)
+    run_ranges(
+        lambda start, stop: _pack(weight, groups, start, stop, packed),
+        taps,
+        1 + _PACKED_PER_RANGE * taps // max(1, packed.size),
+    )
 
     def work(start: int, stop: int) -> None:
         _convolve(

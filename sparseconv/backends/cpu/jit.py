@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 import pickle
 import sys
 import tempfile
@@ -30,6 +29,7 @@ import numba
 from numba.core.caching import CompileResultCacheImpl, _Cache
 
 from sparseconv.backends.cpu.vector_unit import REGISTERS, VECTOR_BYTES
+from sparseconv.cache_folder import cache_folder
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -46,11 +46,8 @@ def _sources_digest() -> str:
 @functools.cache
 def cache_directory() -> Path | None:
     """Folder for the code of these sources, this Numba and this vector unit; None where there is no home."""
-    base = os.environ.get("SPARSECONV_CACHE_DIR")
-    try:
-        root = Path(base) if base else Path.home() / ".cache" / "sparseconv"
-    except RuntimeError:
-        # A container's user without an entry of its own has no home folder.
+    root = cache_folder()
+    if root is None:
         return None
     checks = "-boundscheck" if numba.config.BOUNDSCHECK else ""  # type: ignore[attr-defined]
     unit = f"{8 * VECTOR_BYTES}x{REGISTERS}"

@@ -123,7 +123,7 @@ def _distinct_in_chunks(
 
 def no_sites(columns: int) -> Tensor:
     """An empty set."""
-    return torch.empty((0, columns), dtype=torch.int32)
+    return torch.empty((0, columns), dtype=torch.int32, device="cpu")
 
 
 def fine_sites(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] | None) -> Tensor:

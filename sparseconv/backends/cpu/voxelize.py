@@ -18,7 +18,7 @@ from sparseconv.backends import PointGroups
 from sparseconv.backends.cpu.hash import argsort_keys
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.threads import run_ranges
-from sparseconv.backends.site_keys import SiteKeys
+from sparseconv.backends.site_keys import FARTHEST_CELL, SiteKeys
 
 # Points a range; copying one costs about 4 ns, waking a thread about 20 us.
 _SMALLEST_RANGE = 16384
@@ -27,9 +27,6 @@ _BLOCK = 128
 # Points with more columns than this are cut to their coordinates first: the block's pass runs over whole rows.
 _MOST_COLUMNS = 8
 
-# Cells that an unbounded grid can name: int32 coordinates, one cell short of the ends so that the float32
-# neighbours of 2**31 stay out.
-_FAR = 2147483520
 # The cell of a coordinate that lies outside or is not finite.
 _NO_CELL = -(1 << 31)
 
@@ -375,7 +372,9 @@ def group_points(
     values = points.detach().numpy()
     if values.shape[1] > _MOST_COLUMNS:
         values = np.ascontiguousarray(values[:, :ndim])
-    bounds = [(-_FAR, _FAR)] * ndim if grid is None else [(0, cells - 1) for cells in grid.tolist()]
+    bounds = (
+        [(-FARTHEST_CELL, FARTHEST_CELL)] * ndim if grid is None else [(0, cells - 1) for cells in grid.tolist()]
+    )
     first, last = (
         np.array([_rounded_down(bound) for bound in side], np.float32) for side in zip(*bounds, strict=True)
     )

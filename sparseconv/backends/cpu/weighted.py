@@ -93,7 +93,7 @@ def _pair_dots(left, right, left_rows, right_rows, start, stop, out):
 
 def weighted_sum(features: Tensor, coefficients: Tensor, in_rows: Tensor, out_rows: Tensor, n_out: int) -> Tensor:
     """See :meth:`sparseconv.backends.Backend.weighted_sum`."""
-    out = torch.empty((n_out, features.shape[1]), dtype=features.dtype)
+    out = torch.empty((n_out, features.shape[1]), dtype=features.dtype, device="cpu")
     x, total = features.detach().contiguous().numpy(), out.numpy()
     shares = coefficients.detach().contiguous().numpy()
     sources, targets = in_rows.contiguous().numpy(), out_rows.contiguous().numpy()
@@ -116,7 +116,7 @@ def weighted_sum(features: Tensor, coefficients: Tensor, in_rows: Tensor, out_ro
 
 def pair_dots(left: Tensor, right: Tensor, left_rows: Tensor, right_rows: Tensor, groups: int) -> Tensor:
     """See :meth:`sparseconv.backends.Backend.pair_dots`."""
-    out = torch.empty((len(left_rows), groups), dtype=left.dtype)
+    out = torch.empty((len(left_rows), groups), dtype=left.dtype, device="cpu")
     a, b, dots = left.detach().contiguous().numpy(), right.detach().contiguous().numpy(), out.numpy()
     sources, targets = left_rows.contiguous().numpy(), right_rows.contiguous().numpy()
     valid: list[bool] = []

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparseconv.backends import backend_for
+from sparseconv.geometry import MAX_CELLS, per_axis
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,10 @@ class Voxelizer:
                 f"{len(self.coors_range)}"
             )
         self.num_point_features = int(num_point_features)
-        self.max_num_voxels = int(max_num_voxels)
-        self.max_num_points_per_voxel = int(max_num_points_per_voxel)
+        (self.max_num_voxels,) = per_axis(max_num_voxels, 1, "max_num_voxels", minimum=0, maximum=MAX_CELLS)
+        (self.max_num_points_per_voxel,) = per_axis(
+            max_num_points_per_voxel, 1, "max_num_points_per_voxel", minimum=1, maximum=MAX_CELLS
+        )
         low, high = self.coors_range[: self.ndim], self.coors_range[self.ndim :]
         extents = [(h - l) / size if size > 0 else 0.0 for l, h, size in zip(low, high, self.vsize, strict=True)]
         self._cells = [round(extent) for extent in extents]
@@ -69,6 +72,11 @@ class Voxelizer:
             raise ValueError(
                 f"vsize {self.vsize} and range {self.coors_range} make a grid of {self._cells} voxels: both must "
                 "be positive on every axis"
+            )
+        if max(self._cells) > MAX_CELLS:
+            raise ValueError(
+                f"vsize {self.vsize} and range {self.coors_range} make a grid of {self._cells} voxels, beyond the "
+                f"int32 limit of {MAX_CELLS} an axis: use larger voxels or a smaller range"
             )
         self.grid_size = self._cells[::-1]
 
