@@ -1,7 +1,8 @@
 """A job's folder: its settings, one line for each scan that is done, and what a later call may skip.
 
-``results.jsonl`` grows by one whole line a scan, written by a single system call; a line that a power cut tore is
-dropped when the folder is opened again. Everything else appears under a temporary name and is renamed.
+``results.jsonl`` grows by one whole line a scan, written by a single system call and on the disk before the next
+scan's; a line that a power cut tore is dropped when the folder is opened again. Everything else appears under a
+temporary name, is brought to the disk, and is renamed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ _FEATURES = "features"
 
 @contextlib.contextmanager
 def renamed_when_complete(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes ``path`` when the block ends without an error."""
+    """A temporary path in the same folder that becomes ``path`` when the block ends without an error.
+
+    Content and name are on the disk when the block is left.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
@@ -36,9 +40,24 @@ def renamed_when_complete(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o644)
+        # Windows flushes only what is open for writing.
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
+        _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can: Windows opens no folders."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def features_path(folder: Path, name: str) -> Path:
@@ -71,7 +90,10 @@ class Records:
             raise ValueError(f"{folder}: cannot be written ({error.strerror}); name another folder") from None
         try:
             self._adopt(settings, overwrite)
-            self._file = os.open(folder / _RESULTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            # Without O_BINARY, Windows writes two bytes for a line's end.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+            self._file: int | None = os.open(folder / _RESULTS, flags, 0o644)
+            _flush_folder(folder)
         except BaseException:
             self._lock.close()
             raise
@@ -82,8 +104,13 @@ class Records:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._file)
+        self._close_results()
         self._lock.close()
+
+    def _close_results(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
     def _adopt(self, settings: Settings, overwrite: bool) -> None:
         """Take over what the folder holds, or refuse it."""
@@ -151,16 +178,26 @@ class Records:
         )
 
     def add(self, record: Record) -> None:
-        """Append one scan's result."""
+        """Append one scan's result; it is on the disk when this returns.
+
+        Raises:
+            OSError: it cannot be written.
+            ValueError: the job is finished, or a number is not finite.
+        """
+        if self._file is None:
+            raise ValueError(f"{self.folder}: the job is finished; open its records again to add to them")
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
         written = os.write(self._file, line)
         if written != len(line):
             raise OSError(f"{self.folder / _RESULTS}: only {written} of {len(line)} bytes could be written")
+        os.fsync(self._file)
         self._known[record["name"]] = record
 
     def finish(self, summary: Record) -> None:
-        """Sort the results by name, one line a scan, and write the summary."""
-        with renamed_when_complete(self.folder / _RESULTS) as path, path.open("w") as file:
+        """Sort the results by name, one line a scan, and write the summary; nothing can be added any more."""
+        # Windows replaces no file that is open.
+        self._close_results()
+        with renamed_when_complete(self.folder / _RESULTS) as path, path.open("w", newline="\n") as file:
             file.writelines(json.dumps(self._known[name]) + "\n" for name in sorted(self._known))
         with renamed_when_complete(self.folder / _SUMMARY) as path:
             path.write_text(json.dumps(summary, indent=2) + "\n")

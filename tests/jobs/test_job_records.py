@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +201,42 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(ValueError, match="is a file"):
         Records(tmp_path / "out", settings())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at open files in /proc")
+def test_no_file_is_open_while_it_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses that."""
+    replace = Path.replace
+    replaced = []
+
+    def watched(source: Path, target: Path) -> Path:
+        open_files = {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
+        assert not {str(source), str(target)} & open_files
+        replaced.append(target.name)
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    with Records(tmp_path, settings()) as records:
+        records.add({"name": "a"})
+        records.finish({})
+        with pytest.raises(ValueError, match="is finished"):
+            records.add({"name": "b"})
+    assert replaced == ["job.json", "results.jsonl", "job_summary.json"]
+    assert lines(tmp_path) == [{"name": "a"}]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at open files in /proc")
+def test_features_are_on_the_disk_before_the_record_that_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: flushed.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
+    )
+    write_scans(tmp_path / "in", 1)
+    run(tmp_path / "in", tmp_path / "out", save_features=True)
+    features = tmp_path / "out/features/first"
+    first = next(index for index, name in enumerate(flushed) if Path(name).parent == features)
+    # Content, then name, then the record.
+    assert flushed[first : first + 3] == [flushed[first], str(features), str(tmp_path / "out/results.jsonl")]
+    assert flushed[first].endswith(".npz")
