@@ -81,13 +81,13 @@ class Field:
             if reference is None:
                 reference = output
             else:
-                difference = mismatch(reference, output, relative)
-                excused = difference is not None and self._agrees_in_float64(
-                    program, case, options, path, reference, relative
+                difference = mismatch(
+                    reference,
+                    output,
+                    relative,
+                    is_training=case.step == "network" and case.options["backward"],
                 )
-                if excused:
-                    difference = f"{difference}; the same program in float64 agrees with ours"
-                elif program.is_trusted:
+                if program.is_trusted:
                     timings[program.name].problem = difference
                 timings[program.name].difference = difference
         self._withhold_untrusted(able, timings)
@@ -127,22 +127,6 @@ class Field:
         timing.threads = answer["threads"]
         with np.load(output) as arrays:
             return {**arrays}
-
-    def _agrees_in_float64(
-        self,
-        program: Program,
-        case: Case,
-        options: dict[str, Any],
-        data: Path,
-        reference: Arrays,
-        relative: float,
-    ) -> bool:
-        """Whether plain torch's training step differs by its own rounding: torch's batch norm loses digits."""
-        if program.peer != "plain torch" or case.step != "network" or not case.options["backward"]:
-            return False
-        checked = self._prepare(program, case, options | {"check_dtype": "float64"}, data, Timing(program.peer))
-        agrees = checked is not None and mismatch(reference, checked, relative) is None
-        return agrees and self._prepare(program, case, options, data, Timing(program.peer)) is not None
 
     @staticmethod
     def _withhold_untrusted(programs: list[Program], timings: dict[str, Timing]) -> None:

@@ -10,6 +10,9 @@ Arrays = dict[str, np.ndarray]
 # worst of a million sums by some six times that; two programs that sum in another order differ by both errors.
 _HALF_ULP = 2.0**-24
 _WORST_OF_MANY = 16
+# A training step: a ReLU whose input rounds to the other side of zero changes a few entries of a gradient by a lot,
+# so gradients of networks are compared by the norm of their difference. A wrong pair or tap changes it by far more.
+_GRADIENT_SHARE = 0.02
 # Through a network, each layer's errors pass through a norm that may magnify them.
 _LAYER_GROWTH = 4
 
@@ -37,7 +40,7 @@ def _order(sites: np.ndarray) -> np.ndarray:
     return np.lexsort(sites.T[::-1])
 
 
-def mismatch(ours: Arrays, theirs: Arrays, relative: float) -> str | None:
+def mismatch(ours: Arrays, theirs: Arrays, relative: float, *, is_training: bool = False) -> str | None:
     """What differs, in words, or None where the outputs agree.
 
     Rows are compared as a set: sorted by their sites where there are any. Every array that both have is compared.
@@ -46,6 +49,7 @@ def mismatch(ours: Arrays, theirs: Arrays, relative: float) -> str | None:
         ours: output of this library.
         theirs: output of a peer.
         relative: tolerance, relative to the largest of our values.
+        is_training: whether these are the gradients of a network.
     """
     ours, theirs = dict(ours), dict(theirs)
     if "indices" in ours:
@@ -66,7 +70,10 @@ def mismatch(ours: Arrays, theirs: Arrays, relative: float) -> str | None:
     if not shared and "indices" not in ours:
         return "nothing to compare"
     for name in shared:
-        problem = _values_differ(name, ours[name], theirs[name], relative)
+        if is_training and name.startswith("gradient"):
+            problem = _gradients_differ(name, ours[name], theirs[name])
+        else:
+            problem = _values_differ(name, ours[name], theirs[name], relative)
         if problem:
             return problem
     return None
@@ -82,4 +89,15 @@ def _values_differ(name: str, ours: np.ndarray, theirs: np.ndarray, relative: fl
     # `not` with `<=`, so that a NaN is a difference.
     if not worst <= relative * largest:
         return f"{name} differs by {worst:.3g}, largest value {largest:.3g}, allowed {relative * largest:.2g}"
+    return None
+
+
+def _gradients_differ(name: str, ours: np.ndarray, theirs: np.ndarray) -> str | None:
+    if ours.shape != theirs.shape:
+        return f"{name} has shape {list(theirs.shape)} instead of {list(ours.shape)}"
+    exact = ours.astype(np.float64)
+    apart, size = float(np.linalg.norm(exact - theirs)), float(np.linalg.norm(exact))
+    # `not` with `<=`, so that a NaN is a difference.
+    if not apart <= _GRADIENT_SHARE * size:
+        return f"{name} differs by {apart:.3g} in norm, of {size:.3g}, allowed {_GRADIENT_SHARE * size:.2g}"
     return None

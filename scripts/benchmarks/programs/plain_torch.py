@@ -69,16 +69,14 @@ def strided(arrays: Arrays, options: Arrays) -> Step:
 
 
 def network(arrays: Arrays, options: Arrays) -> Step:
-    """A sequence of convolution, batch norm and ReLU: inference, or forward and backward; ``check_dtype`` its type."""
+    """A sequence of convolution, batch norm and ReLU: inference, or forward and backward."""
     if options["model"] != "VoxelBackBone8x":
         raise NotImplementedError("plain torch runs only the backbone that is a plain sequence")
     backward, layers = options["backward"], options["layers"]
-    dtype = getattr(torch, options.get("check_dtype", "float32"))
     state = {key: torch.from_numpy(array) for key, array in arrays.items() if key.startswith("state.")}
-    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
     learnt = [value.requires_grad_(backward) for key, value in state.items() if key.endswith((".weight", ".bias"))]
     taps = {name: _taps(arrays, name) for name in layers.values()}
-    features = torch.from_numpy(arrays["features"]).to(dtype)
+    features = torch.from_numpy(arrays["features"])
     sizes = {name: int(arrays[f"map.{name}.n_out"]) for name in layers.values()}
 
     def run() -> Tensor:
@@ -93,7 +91,7 @@ def network(arrays: Arrays, options: Arrays) -> Step:
         if backward:
             for parameter in learnt:
                 parameter.grad = None
-            x.backward(torch.from_numpy(arrays["gradient"]).to(dtype))
+            x.backward(torch.from_numpy(arrays["gradient"]))
         return x
 
     def collect(x: Tensor) -> Arrays:
