@@ -58,6 +58,11 @@ def network_input(voxels: Voxels) -> SparseTensor:
     return SparseTensor(voxels.features, voxels.indices, network_shape(voxels.spatial_shape), voxels.batch_size)
 
 
+def not_finite(features: torch.Tensor) -> int:
+    """How many rows of ``[N, C]`` hold a number that is infinite or none at all."""
+    return int((~features.isfinite()).any(1).sum())
+
+
 def describe_weights(path: Path | None) -> str:
     """What the weights are, in words that differ where the weights do: random, or the SHA-256 of a file.
 
@@ -74,6 +79,16 @@ def describe_weights(path: Path | None) -> str:
     except OSError as error:
         raise ValueError(f"{path}: the weights cannot be read ({error.strerror})") from None
     return f"{path.name}, sha256 {digest.hexdigest()}"
+
+
+def check_weights(path: Path | None) -> None:
+    """Refuse a file that holds no weights at all, before any scan is read.
+
+    Raises:
+        ValueError: it is no checkpoint.
+    """
+    if path is not None:
+        checkpoints.read(path)
 
 
 def build_network(model: str, in_channels: int, weights: Path | None = None) -> nn.Module:

@@ -30,6 +30,7 @@ from sparseconv.scripts.network import (
     check_model,
     describe_weights,
     network_input,
+    not_finite,
     output_stride,
     wants_bounded_grid,
 )
@@ -111,6 +112,7 @@ def _summary(
             "spatial_shape": voxels.spatial_shape,
         },
         "voxels": len(voxels.indices),
+        "voxels_not_finite": not_finite(voxels.features),
         "model": {"name": model[0], "weights": model[1]},
         "layers": [asdict(layer) for layer in count.layers],
         "total": {
@@ -123,7 +125,8 @@ def _summary(
             "voxels": len(output),
             "channels": output.features.shape[1],
             "spatial_shape": output.spatial_shape,
-            "feature_norm": float(output.features.norm()),
+            "not_finite": not_finite(output.features),
+            "feature_norm": norm if math.isfinite(norm := float(output.features.norm())) else None,
         },
         "machine": {
             "processor": platform.machine(),
@@ -144,7 +147,7 @@ def _save(
     from sparseconv.visualize import birds_eye
 
     stride = output_stride(summary["model"]["name"])
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
     shape = output.spatial_shape
     np.savez_compressed(
         folder / "features.npz",
@@ -284,6 +287,12 @@ def run(
             f"[bold]output[/bold]  {len(output):,} voxels x {output.features.shape[1]} channels", highlight=False
         )
         summary = _summary(scan, (model, described), voxels, count, output, times)
+        if bad := summary["output"]["not_finite"]:
+            complain(
+                f"note: {bad:,} of {len(output):,} output voxels have features that are not finite "
+                f"(of the input's, {summary['voxels_not_finite']:,}): look for nan in the columns "
+                f"{', '.join(scan.fields[3:]) or 'of the file'}, or in the weights"
+            )
         _save(staging, scan, voxels, output, summary)
     if html is not None:
         write_page(html, summary=summary, count=count, voxels=voxels, output=output)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -233,7 +234,7 @@ def variants(
         _write_csv(csv_path, rows)
         written.append(str(csv_path))
     if written:
-        out.print(f"\n[bold]wrote[/bold]    {', '.join(written)}", highlight=False, soft_wrap=True)
+        out.print(f"\n[bold]wrote[/bold]    {escape(', '.join(written))}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

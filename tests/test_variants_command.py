@@ -86,3 +86,10 @@ def test_a_wrong_call_is_one_line(arguments: tuple[str, ...], message: str) -> N
     code, _, errors = call(*SMALL, *arguments)
     assert code == 2
     assert message in errors and errors.count("\n") == 1
+
+
+def test_a_name_in_brackets_is_printed_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "[red].json"
+    code, printed, errors = call(*SMALL, "--json", path)
+    assert code == 0, errors
+    assert "[red].json" in printed

@@ -133,6 +133,10 @@ def test_an_array_that_holds_no_boxes_is_refused(folder: Path) -> None:
     np.save(folder / "bad.npy", np.zeros((3, 4)))
     result = call("velodyne/000000.bin", "--boxes", "bad.npy")
     assert result.exit_code == 2 and "[B, 7 or more]" in result.stderr
+    with (folder / "bad.npy").open("wb") as file:
+        np.savez(file, boxes=np.zeros((3, 7)))
+    result = call("velodyne/000000.bin", "--boxes", "bad.npy")
+    assert result.exit_code == 2 and "NPZ archive" in result.stderr
 
 
 def test_a_real_scan_and_its_labelled_pedestrian(folder: Path) -> None:

@@ -16,7 +16,7 @@ from sparseconv.scripts.jobs.reading import VoxelizedScan
 from sparseconv.scripts.jobs.records import Record, features_path, renamed_when_complete
 from sparseconv.scripts.jobs.search import ScanFile
 from sparseconv.scripts.jobs.settings import Settings
-from sparseconv.scripts.network import build_network, describe_weights, network_shape
+from sparseconv.scripts.network import build_network, describe_weights, network_shape, not_finite
 from sparseconv.tensor import SparseTensor
 
 
@@ -76,6 +76,7 @@ class Backbone:
             "forward_ms": round(count.milliseconds, 3),
             "output_voxels": len(sites),
             "output_channels": features.shape[1],
+            "output_not_finite": not_finite(output.features),
             "output_sha256": hashlib.sha256(sites.tobytes() + features.tobytes()).hexdigest(),
             "features": None if self.folder is None else features_path(Path(), scan.name).as_posix(),
         }

@@ -28,6 +28,7 @@ class Outcome:
         total: scans of the job.
         skipped: scans whose results were there before.
         done: names of the scans that were run.
+        not_finite: names of those whose output holds numbers that are not finite.
         failed: reasons by name.
         seconds: wall time.
         interrupted: whether Ctrl-C ended it.
@@ -36,6 +37,7 @@ class Outcome:
     total: int
     skipped: int
     done: set[str] = field(default_factory=set)
+    not_finite: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     interrupted: bool = False
@@ -47,6 +49,7 @@ class Outcome:
             "scans": self.total,
             "skipped": self.skipped,
             "done": len(self.done),
+            "not_finite": sorted(self.not_finite),
             "failed": [{"name": name, "reason": self.failed[name]} for name in sorted(self.failed)],
             "interrupted": self.interrupted,
             "seconds": round(self.seconds, 3),
@@ -107,6 +110,8 @@ def process_scans(
             records.add(record)
             outcome.failed.pop(record["name"], None)
             outcome.done.add(record["name"])
+            if record.get("output_not_finite"):
+                outcome.not_finite.add(record["name"])
             outcome.seconds = time.perf_counter() - start
             on_scan(outcome)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sparseconv.scripts.console import complain, err, out
@@ -145,7 +146,16 @@ def _report(outcome: Outcome, folder: Path) -> None:
     out.print(
         f"[bold]ran[/bold]     {len(outcome.done):,} scans in {outcome.seconds:.1f} s{rate}", highlight=False
     )
-    out.print(f"[bold]wrote[/bold]   {folder}/results.jsonl, job_summary.json", highlight=False)
+    out.print(
+        f"[bold]wrote[/bold]   {escape(str(folder))}/results.jsonl, job_summary.json",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if outcome.not_finite:
+        complain(
+            f"note: the outputs of {len(outcome.not_finite):,} scans hold numbers that are not finite, such as "
+            f"{min(outcome.not_finite)}; all stand in {folder}/job_summary.json"
+        )
     for name in sorted(outcome.failed)[:_SHOWN_FAILURES]:
         complain(f"{name}: {outcome.failed[name]}")
     if len(outcome.failed) > _SHOWN_FAILURES:

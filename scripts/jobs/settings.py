@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparseconv.scripts.network import describe_weights
+from sparseconv.scripts.network import check_weights, describe_weights
 from sparseconv.voxel_grid import VoxelGrid
 
 # Raised when a record's meaning changes, so that old results are not taken for new ones.
@@ -43,12 +43,14 @@ class Settings:
         """Settings with the digest of the weights as they are now.
 
         Raises:
-            ValueError: the weights cannot be read, or voxel size and range make no grid.
+            ValueError: the weights cannot be read or are no checkpoint, or voxel size and range make no grid.
         """
         if voxel_size is not None:
             VoxelGrid.create(voxel_size, point_range)
         path = None if weights is None else weights.absolute()
-        return cls(model, path, describe_weights(path), voxel_size, point_range)
+        text = describe_weights(path)
+        check_weights(path)
+        return cls(model, path, text, voxel_size, point_range)
 
     def fingerprint(self) -> dict[str, Any]:
         """What is written beside the results, and compared before anything is added to them."""

@@ -105,6 +105,7 @@ def test_interrupted_gone_on_with_and_a_worker_shot(big: tuple[Path, Path]) -> N
         ((".", "--save", "everything"), "--save must be features"),
         ((".", "--cluster", "--jobs", 2), "leave it out"),
         ((".", "--weights", "none.pth"), "none.pth"),
+        (("notes.pth", "--jobs", 0, "--weights", "notes.pth"), "notes.pth"),
     ],
 )
 def test_wrong_calls_end_in_one_line(
@@ -112,6 +113,7 @@ def test_wrong_calls_end_in_one_line(
 ) -> None:
     from sparseconv.scripts import app
 
+    (tmp_path / "notes.pth").write_text("no checkpoint")
     argv = ["sparseconv", "run", *map(str, arguments), "--out", str(tmp_path / "out")]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
         patch.chdir(tmp_path)
@@ -120,3 +122,12 @@ def test_wrong_calls_end_in_one_line(
     err = capsys.readouterr().err.strip()
     assert left.value.code == 2 and fragment in err and "\n" not in err, err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_printed_is_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sparseconv.scripts.jobs.request import run_job
+
+    write_scans(tmp_path / "in", 1)
+    out = tmp_path / "[red]"
+    run_job([tmp_path / "in"], out, model="VoxelBackBone8x", voxel_size=(0.5, 0.5, 0.1), workers=0)
+    assert "[red]/results.jsonl" in capsys.readouterr().out

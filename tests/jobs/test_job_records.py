@@ -240,3 +240,24 @@ def test_features_are_on_the_disk_before_the_record_that_names_them(
     # Content, then name, then the record.
     assert flushed[first : first + 3] == [flushed[first], str(features), str(tmp_path / "out/results.jsonl")]
     assert flushed[first].endswith(".npz")
+
+
+def test_output_that_is_not_finite_is_counted_and_said(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("bad", "good"):
+        points = np.random.default_rng(0).uniform(0, 16, (900, 4)).astype(np.float32)
+        points[7, 3] = np.nan if name == "bad" else 0
+        np.save(tmp_path / "in" / f"{name}.npy", points)
+    outcome = run(tmp_path / "in", tmp_path / "out", settings=settings(voxel_size=(0.5, 0.5, 0.25)))
+    assert outcome.not_finite == {"bad.npy"} and len(outcome.done) == 2
+    bad, good = lines(tmp_path / "out")
+    assert 0 < bad["output_not_finite"] <= bad["output_voxels"] and good["output_not_finite"] == 0
+    assert json.loads((tmp_path / "out/job_summary.json").read_text())["not_finite"] == ["bad.npy"]
+
+
+def test_weights_that_are_no_checkpoint_are_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "notes.pth"
+    for content in (b"", b"my notes\n" * 40, bytes(range(256)), b"PK\x03\x04" + b"\0" * 40):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"notes\.pth"):
+            settings(weights=path)
