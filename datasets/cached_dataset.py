@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from pathlib import Path
@@ -14,6 +13,7 @@ from .arrays import read_npz_arrays
 from .point_dataset import PointDataset, Transform
 from .point_file import PathLike, PointFileError
 from .sample import Sample
+from .stable_digest import stable_digest
 
 _TEXT = ("fields", "name", "path", "source")
 _OPTIONAL = ("labels", "instances", "class_id", "pose")
@@ -25,8 +25,10 @@ class CachedDataset(PointDataset):
     Made for S3DIS, ScanNet, ModelNet40 and ShapeNetPart: a million points of S3DIS take 1.5 s from their text and
     0.04 s from here. Several processes may fill one folder at a time.
 
-    A file holds a digest of the data set's options (and of its `root`), so that one written for other options is
-    read anew. Changed files of the data set itself are not noticed: empty the folder then.
+    A file holds a digest of the data set's attributes (its options, and its `root` in full), so that one written
+    for others is read anew. Changed files of the data set itself are not noticed: empty the folder then.
+
+    What the data set has beyond samples, such as `classes` and `IGNORE_LABEL`, is had from here too.
 
     Args:
         dataset: without a `transform`: what it does would be kept.
@@ -36,6 +38,7 @@ class CachedDataset(PointDataset):
     Raises:
         ValueError: the data set has a transform. When reading: a sample has boxes or a calibration; those data
             sets read quickly as they are.
+        TypeError: the data set has an attribute without a content to go by: see `stable_digest`.
     """
 
     def __init__(self, dataset: PointDataset, folder: PathLike, *, transform: Transform | None = None) -> None:
@@ -43,10 +46,17 @@ class CachedDataset(PointDataset):
         if dataset.transform is not None:
             raise ValueError("give the transform to CachedDataset: what the inner one does would be kept for ever")
         self.dataset = dataset
+        self.IGNORE_LABEL = dataset.IGNORE_LABEL
+        self._source = _source_of(dataset)
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        options = sorted((name, repr(value)) for name, value in vars(dataset).items())
-        self._source = hashlib.sha256(repr((type(dataset).__qualname__, options)).encode()).hexdigest()
+
+    def __getattr__(self, name: str) -> Any:
+        """What the data set has beyond samples."""
+        # While a pickle is being read there is no data set yet.
+        if name.startswith("_") or "dataset" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.dataset, name)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -62,6 +72,21 @@ class CachedDataset(PointDataset):
         sample = self.dataset.read(index)
         _save(path, sample, self._source)
         return sample
+
+
+def _source_of(dataset: PointDataset) -> str:
+    parts = []
+    for name, value in sorted(vars(dataset).items()):
+        # A relative root is another one in another working folder.
+        option = Path(value) if name == "root" and isinstance(value, str) else value
+        try:
+            parts.append((name, stable_digest(option, name)))
+        except TypeError as error:
+            raise TypeError(
+                f"{type(dataset).__name__} cannot be told from one of other options: {error}. Keep numbers, text, "
+                "paths, arrays and functions of a module in its attributes"
+            ) from None
+    return stable_digest((type(dataset), parts)).hex()
 
 
 def _save(path: Path, sample: Sample, source: str) -> None:

@@ -19,7 +19,12 @@ class PointDataset(Dataset[Any]):
     Args:
         transform: called with each `Sample`; what it returns is what `dataset[i]` returns. It must be picklable
             where a `DataLoader` has spawned workers (a function of a module, or a `functools.partial` of one).
+
+    Attributes:
+        IGNORE_LABEL: the class of points that have none; -1 where a data set does not say otherwise.
     """
+
+    IGNORE_LABEL: int = -1
 
     def __init__(self, transform: Transform | None = None) -> None:
         if transform is not None and not callable(transform):

@@ -40,6 +40,7 @@ class SimulatedStreetDataset(PointDataset):
     """
 
     CLASSES = SimulatedStreet.CLASSES
+    classes = CLASSES
 
     def __init__(
         self,
@@ -99,6 +100,7 @@ class SimulatedRoomDataset(PointDataset):
     """
 
     CLASSES = SimulatedRoom.CLASSES
+    classes = CLASSES
 
     def __init__(
         self,

@@ -58,6 +58,7 @@ def test_batches_of_sparse_tensors(kind: str) -> None:
     assert len(batch) == 2 and batch.labels is not None and batch.boxes is not None
     assert len(batch.labels) == len(batch.sparse)
     assert int(batch.labels.max()) < len(dataset.CLASSES)
+    assert dataset.classes == dataset.CLASSES and dataset.IGNORE_LABEL == -1
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
