@@ -133,6 +133,17 @@ def test_tolerance_allows_rounding_and_no_lost_term() -> None:
     assert mismatch({"features": exact}, {"features": left @ right}, relative) is not None
 
 
+def test_gradients_of_a_network_are_compared_in_norm() -> None:
+    ours = np.random.default_rng(0).standard_normal((64, 27, 32)).astype(np.float32)
+    name, flipped, swapped = "gradient of weight", ours.copy(), ours.copy()
+    flipped[3, 4] += 1
+    swapped[:, [0, 1]] = swapped[:, [1, 0]]
+    assert mismatch({name: ours}, {name: flipped}, 1e-5) is not None
+    assert mismatch({name: ours}, {name: flipped}, 1e-5, is_training=True) is None
+    assert "in norm" in str(mismatch({name: ours}, {name: swapped}, 1e-5, is_training=True))
+    assert "in norm" in str(mismatch({name: ours}, {name: ours * np.nan}, 1e-5, is_training=True))
+
+
 def test_cases_are_distinct_and_the_surface_is_one_voxel_thick() -> None:
     cases = [*all_cases(quick=False), *growth_cases()]
     names = [(case.workload, case.name) for case in cases]

@@ -10,8 +10,9 @@ Arrays = dict[str, np.ndarray]
 # worst of a million sums by some six times that; two programs that sum in another order differ by both errors.
 _HALF_ULP = 2.0**-24
 _WORST_OF_MANY = 16
-# A training step: a ReLU whose input rounds to the other side of zero changes a few entries of a gradient by a lot,
-# so gradients of networks are compared by the norm of their difference. A wrong pair or tap changes it by far more.
+# A training step: a ReLU whose input rounds to the other side of zero changes a few entries of a gradient by a
+# lot, so gradients of networks are compared by the norm of their difference. A wrong pair or tap changes it by far
+# more.
 _GRADIENT_SHARE = 0.02
 # Through a network, each layer's errors pass through a norm that may magnify them.
 _LAYER_GROWTH = 4
