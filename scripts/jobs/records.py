@@ -16,15 +16,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sparseconv.scripts.jobs.search import ScanFile
+from sparseconv.scripts.jobs.search import (
+    FEATURES_FOLDER,
+    RESULTS_FILE,
+    SETTINGS_FILE,
+    SUMMARY_FILE,
+    ScanFile,
+)
 from sparseconv.scripts.jobs.settings import Settings, differences
 
 Record = dict[str, Any]
-
-_SETTINGS = "job.json"
-_RESULTS = "results.jsonl"
-_SUMMARY = "job_summary.json"
-_FEATURES = "features"
 
 
 @contextlib.contextmanager
@@ -62,7 +63,7 @@ def _flush_folder(folder: Path) -> None:
 
 def features_path(folder: Path, name: str) -> Path:
     """Where the features of the scan of this name are kept."""
-    return folder / _FEATURES / f"{name}.npz"
+    return folder / FEATURES_FOLDER / f"{name}.npz"
 
 
 class Records:
@@ -92,7 +93,7 @@ class Records:
             self._adopt(settings, overwrite)
             # Without O_BINARY, Windows writes two bytes for a line's end.
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-            self._file: int | None = os.open(folder / _RESULTS, flags, 0o644)
+            self._file: int | None = os.open(folder / RESULTS_FILE, flags, 0o644)
             _flush_folder(folder)
         except BaseException:
             self._lock.close()
@@ -115,10 +116,10 @@ class Records:
     def _adopt(self, settings: Settings, overwrite: bool) -> None:
         """Take over what the folder holds, or refuse it."""
         now = settings.fingerprint()
-        results = self.folder / _RESULTS
+        results = self.folder / RESULTS_FILE
         if results.exists():
             self._known = self._read(results)
-            different = differences(_read_settings(self.folder / _SETTINGS), now)
+            different = differences(_read_settings(self.folder / SETTINGS_FILE), now)
             if different and not overwrite:
                 raise ValueError(
                     f"{self.folder}: holds results of other settings ({different}). Name another --out, or pass "
@@ -126,7 +127,7 @@ class Records:
                 )
             if different:
                 self._discard(results)
-        with renamed_when_complete(self.folder / _SETTINGS) as path:
+        with renamed_when_complete(self.folder / SETTINGS_FILE) as path:
             path.write_text(json.dumps(now, indent=2) + "\n")
 
     def _discard(self, results: Path) -> None:
@@ -189,7 +190,7 @@ class Records:
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
         written = os.write(self._file, line)
         if written != len(line):
-            raise OSError(f"{self.folder / _RESULTS}: only {written} of {len(line)} bytes could be written")
+            raise OSError(f"{self.folder / RESULTS_FILE}: only {written} of {len(line)} bytes could be written")
         os.fsync(self._file)
         self._known[record["name"]] = record
 
@@ -197,9 +198,9 @@ class Records:
         """Sort the results by name, one line a scan, and write the summary; nothing can be added any more."""
         # Windows replaces no file that is open.
         self._close_results()
-        with renamed_when_complete(self.folder / _RESULTS) as path, path.open("w", newline="\n") as file:
+        with renamed_when_complete(self.folder / RESULTS_FILE) as path, path.open("w", newline="\n") as file:
             file.writelines(json.dumps(self._known[name]) + "\n" for name in sorted(self._known))
-        with renamed_when_complete(self.folder / _SUMMARY) as path:
+        with renamed_when_complete(self.folder / SUMMARY_FILE) as path:
             path.write_text(json.dumps(summary, indent=2) + "\n")
 
 

@@ -51,6 +51,35 @@ def test_patterns(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_scans_in_the_folder_of_the_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job's own files are no scans; everything else is."""
+    results = folder / "results"
+    for name in ("mine.bin", "results.jsonl", "job.json", "job_summary.json", "features/deep/7.npz"):
+        (results / name).parent.mkdir(parents=True, exist_ok=True)
+        (results / name).touch()
+    monkeypatch.chdir(results)
+    for source in (results, Path(), folder / "a" / ".." / "results", results / "**" / "*", Path("*.bin")):
+        assert names([source], skip=Path()) == ["mine.bin"], source
+    assert names([results], "**/*", skip=results) == ["mine.bin"]
+    assert names([folder], "**/*.bin", skip=folder / "a" / ".." / "results") == [
+        "a/1.bin",
+        "a/deep/er/3.pcd.bin",
+        "b/1.bin",
+    ]
+    with pytest.raises(ValueError, match="keeps its features there"):
+        names([results / "features"], skip=results)
+    assert names([results / "mine.bin"], skip=results) == ["mine.bin"]
+
+
+def test_hidden_files_are_taken_where_a_pattern_names_them(folder: Path) -> None:
+    assert names([folder], "**/*.bin") == names([folder / "**" / "*.bin"])
+    assert names([folder], "b/.*.bin") == ["b/.5.bin"] == names([folder], "**/.5.bin")
+
+
+def test_a_way_up_and_down_names_the_same_file(folder: Path) -> None:
+    assert names([folder / "a" / "1.bin", folder / "a" / ".." / "a" / "1.bin"]) == ["1.bin"]
+
+
 def test_single_files_keep_their_names_and_may_be_missing(folder: Path) -> None:
     assert names([folder / "a/1.bin", folder / "gone.bin", folder / "a/1.bin"]) == ["1.bin", "gone.bin"]
 
