@@ -21,7 +21,7 @@ def map_labels(
     Args:
         path: the file that they came from, for the message.
         labels: `[N]` whole numbers >= 0.
-        mapping: old number to new one.
+        mapping: old number, from 0 to some hundreds (a table is made of them), to new one.
         others: the new number of those that `mapping` lacks; None: they are an error.
 
     Returns:

@@ -152,7 +152,7 @@ def read_obj(path: PathLike) -> TriangleMesh:
     rows: list[NumberedLine] = []
     triangles: list[tuple[int, int, int]] = []
     for number, line in numbered_lines(content.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ")):
-        kind, _, rest = line.partition("#")[0].strip().partition(" ")
+        kind, rest = (*line.partition("#")[0].split(None, 1), "", "")[:2]
         if kind == "v":
             rows.append((number, rest))
         elif kind == "f":

@@ -188,13 +188,19 @@ class NuScenes(PointDataset):
         path = tables.folder / "category.json"
         mapping: dict[int, int] = {}
         for record in tables.by_token("category", "name").values():
-            if not isinstance(record.get("index"), int):
+            number = record.get("index")
+            if isinstance(number, bool) or not isinstance(number, int):
                 raise PointFileError(
                     path, "has no 'index' in its records: unpack nuScenes-lidarseg's tables over it"
                 )
+            # The label files hold bytes.
+            if not 0 <= number <= 255 or number in mapping:
+                raise PointFileError(
+                    path, f"has an index twice, or one that is not in 0 .. 255: {str(number)[:40]}"
+                )
             if record["name"] not in LIDARSEG_OF_CATEGORY:
                 raise PointFileError(path, f"has the category {record['name']!r}, which lidarseg does not define")
-            mapping[record["index"]] = LIDARSEG_OF_CATEGORY[record["name"]]
+            mapping[number] = LIDARSEG_OF_CATEGORY[record["name"]]
         rows = tables.by_token("lidarseg", "sample_data_token", "filename").values()
         return {row["sample_data_token"]: row["filename"] for row in rows}, mapping
 

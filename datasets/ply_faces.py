@@ -77,6 +77,9 @@ def _binary_faces(
         offset = end_of_element(path, content, offset, element, header.byte_order)
     lists = [item for item in faces.properties if item.count_type]
     item = faces.properties[column]
+    corner = np.dtype(header.byte_order + item.type)
+    if corner.kind not in "iu":
+        raise PointFileError(path, f"names the vertices of its faces by {item.type}: expected whole numbers")
     triangle = _triangle_record(faces, column, header.byte_order)
     # Nearly every mesh is all triangles, whose records have one size.
     if len(lists) == 1 and faces.count * triangle.itemsize <= len(content) - offset:
@@ -85,9 +88,6 @@ def _binary_faces(
             return table["corners"].astype(np.int64)
     triangles: list[tuple[int, int, int]] = []
     order = "little" if header.byte_order == "<" else "big"
-    corner = np.dtype(header.byte_order + item.type)
-    if corner.kind not in "iu":
-        raise PointFileError(path, f"names the vertices of its faces by {item.type}: expected whole numbers")
     for _ in range(faces.count):
         for number, entry in enumerate(faces.properties):
             size, length = int(entry.type[1]), 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from sparseconv.datasets.boxes import overlap_bev, points_in_boxes
 from sparseconv.datasets.point_file import PathLike, PointFileError
 from sparseconv.datasets.sample import Float32, Int32, Sample
 
-_ARRAYS = ("points", "offsets", "boxes", "names", "fields", "labels")
+_ARRAYS = ("points", "offsets", "boxes", "names", "fields")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -63,7 +65,8 @@ class ObjectDatabase:
         """Cut every labelled object out of frames.
 
         Args:
-            samples: a data set without random transforms, or some of its samples.
+            samples: a data set without random transforms, or some of its samples. Where some have boxes with
+                velocities, those of the others are NaN.
             classes: names wanted; all by default.
             min_points: objects with fewer points are left out.
 
@@ -96,19 +99,24 @@ class ObjectDatabase:
             )
         if labels and len(labels) != len(parts):
             raise ValueError("some of the samples have labels of points and others have none")
+        width = max(len(box) for box in boxes)
         offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
         return cls(
             fields,
             np.concatenate(parts),
             offsets,
-            np.stack(boxes),
+            np.stack([np.pad(box, (0, width - len(box)), constant_values=np.nan) for box in boxes]),
             tuple(names),
             np.concatenate(labels) if labels else None,
         )
 
     def save(self, path: PathLike) -> None:
-        """Write the database as an NPZ file of plain arrays; nothing in it is pickled."""
-        labels = np.zeros(0, np.int32) if self.labels is None else self.labels
+        """Write the database as an NPZ file of plain arrays; nothing in it is pickled.
+
+        Args:
+            path: gets the suffix `.npz` where it has none, as from `numpy.savez`.
+        """
+        labels: dict[str, Any] = {} if self.labels is None else {"labels": self.labels}
         np.savez_compressed(
             path,
             points=self.points,
@@ -116,29 +124,37 @@ class ObjectDatabase:
             boxes=self.boxes,
             names=np.frombuffer("\n".join(self.names).encode(), np.uint8),
             fields=np.frombuffer("\n".join(self.fields).encode(), np.uint8),
-            labels=labels,
+            **labels,
         )
 
     @classmethod
     def load(cls, path: PathLike) -> ObjectDatabase:
         """Read what `save` wrote.
 
+        Args:
+            path: as given to `save`: with the suffix `.npz` or without.
+
         Raises:
             PointFileError: the file is damaged, or something else.
         """
-        arrays = read_npz_arrays(path)
+        with_suffix = Path(f"{os.fspath(path)}.npz")
+        arrays = read_npz_arrays(with_suffix if with_suffix.is_file() and not Path(path).exists() else path)
         missing = [name for name in _ARRAYS if name not in arrays]
         if missing:
             raise PointFileError(path, f"has no array {missing[0]!r}: it is no database of objects")
-        labels = arrays["labels"]
+        labels = arrays.get("labels")
         try:
+            # Files of earlier versions hold no labels as none for any point.
+            if labels is not None and len(labels) == 0 < len(arrays["points"]):
+                labels = None
+            names = arrays["names"].astype(np.uint8).tobytes().decode().split("\n")
             return cls(
                 tuple(arrays["fields"].astype(np.uint8).tobytes().decode().split("\n")),
                 arrays["points"],
                 arrays["offsets"].astype(np.int64),
                 arrays["boxes"].astype(np.float32),
-                tuple(arrays["names"].astype(np.uint8).tobytes().decode().split("\n")),
-                labels.astype(np.int32) if len(labels) else None,
+                tuple(names) if len(arrays["offsets"]) > 1 else (),
+                None if labels is None else labels.astype(np.int32),
             )
         except (ValueError, TypeError, IndexError) as error:
             raise PointFileError(path, f"is no database of objects ({error})") from None

@@ -375,6 +375,51 @@ def test_databases_are_saved_without_pickle(database: ObjectDatabase, tmp_path: 
         ObjectDatabase.load(path)
 
 
+def test_databases_are_loaded_by_the_name_they_were_saved_by(database: ObjectDatabase, tmp_path: Path) -> None:
+    for name in ("objects", "objects.v2", "with.npz"):
+        database.save(tmp_path / name)
+        assert len(ObjectDatabase.load(tmp_path / name)) == len(database)
+    with pytest.raises(PointFileError, match="other: no such file"):
+        ObjectDatabase.load(tmp_path / "other")
+
+
+def test_databases_of_no_points_keep_their_labels(tmp_path: Path) -> None:
+    path = tmp_path / "objects.npz"
+    first = frame(20)
+    box = first.boxes[:1] + np.array([0, 0, 1000, *[0] * 6], np.float32)
+    far = first.replace(boxes=box, box_names=("Car",), box_labels=np.zeros(1, np.int32), box_data={})
+    database = ObjectDatabase.collect([far], min_points=0)
+    database.save(path)
+    again = ObjectDatabase.load(path)
+    assert len(again) == 1 and again.labels is not None and again.labels.shape == (0,)
+    pasted = paste_objects(frame(0, boxes=0), np.random.default_rng(0), again, {"Car": 1}, box_classes=CLASSES)
+    assert len(pasted.boxes) == 1
+    for labels in (None, np.zeros(0, np.int32)):
+        none = np.zeros((0, 7), np.float32)
+        ObjectDatabase(("x", "y", "z"), none[:, :3], np.zeros(1, np.int64), none, (), labels).save(path)
+        again = ObjectDatabase.load(path)
+        assert len(again) == 0 and (again.labels is None) == (labels is None)
+
+
+def test_files_of_earlier_versions_have_no_labels(tmp_path: Path) -> None:
+    path = tmp_path / "objects.npz"
+    ObjectDatabase.collect([frame(20, labelled=False)]).save(path)
+    with np.load(path) as arrays:
+        np.savez(path, **{**arrays, "labels": np.zeros(0, np.int32)})
+    assert ObjectDatabase.load(path).labels is None
+
+
+def test_boxes_with_and_without_velocities_are_collected() -> None:
+    first, second = frame(20), frame(21)
+    moving = second.replace(boxes=np.pad(second.boxes[:, :7], ((0, 0), (0, 2)), constant_values=3))
+    plain = first.replace(boxes=first.boxes[:, :7])
+    for samples in ([plain, moving], [moving, plain]):
+        database = ObjectDatabase.collect(samples, min_points=0)
+        assert database.boxes.shape == (len(plain.boxes) + len(moving.boxes), 9)
+        assert np.isnan(database.boxes[:, 7:]).all(1).sum() == len(plain.boxes)
+        assert (database.boxes[:, 7:] == 3).all(1).sum() == len(moving.boxes)
+
+
 def test_augment_draws_from_torch() -> None:
     transform = Augment(partial(flip, axes=("x", "y")), rotate, drop_points)
     torch.manual_seed(3)

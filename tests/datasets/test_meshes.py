@@ -62,12 +62,19 @@ def ply_text() -> str:
     return ply_head("ascii") + "\n".join([*rows, *(f"9 3 {a} {b} {c}" for a, b, c in FACES)]) + "\n"
 
 
+def float_faces(more: int) -> bytes:
+    head = ply_head("binary_little_endian", 1).replace("uchar int", "uchar float").encode()
+    body = b"".join(struct.pack("<3f", *row) for row in VERTICES)
+    return head + body + struct.pack(f"<BB{3 + more}f", 9, 3 + more, 0.0, 1.9, 2.0, *range(more))
+
+
 CONTENTS = {
     "plain.off": off_text().encode(),
     "joined.off": off_text("OFF4 4 6\n").encode(),
     "oneline.OFF": off_text("OFF 4 4\n").encode(),
     "comments.off": off_text("# made by hand\nOFF # here\n\n4 4 0 # counts\n").encode(),
     "shape.obj": obj_text().encode(),
+    "tabs.obj": obj_text().replace("v ", "v\t").replace("f ", "f\t ").encode(),
     "binary.stl": stl_bytes(),
     "text.STL": stl_text().encode(),
     "little.ply": ply_bytes("<"),
@@ -173,6 +180,8 @@ def test_ply_without_a_number_stays_its_vertices(tmp_path: Path) -> None:
         ("a.ply", ply_bytes("<")[:-3], "is cut off in its 4 faces"),
         ("a.ply", ply_text().replace("9 3 1 2 3", "9 3 1 2").encode(), "line 18 is no face"),
         ("a.ply", ply_text().replace("9 3 1 2 3", "9 3 1 2 7").encode(), "a face names vertex 7 of 4"),
+        ("a.ply", float_faces(0), "names the vertices of its faces by f4: expected whole numbers"),
+        ("a.ply", float_faces(4), "names the vertices of its faces by f4: expected whole numbers"),
         ("a.ply", ply_text().replace("vertex_indices", "loops").encode(), "no list vertex_indices"),
     ],
 )

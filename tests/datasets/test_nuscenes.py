@@ -261,6 +261,14 @@ def test_lidarseg(root: Path) -> None:
         dataset[0]
 
 
+@pytest.mark.parametrize("index", [10**12, 256, -1, True, 1])
+def test_categories_beyond_a_byte(root: Path, index: Any) -> None:
+    damage = _rename("category", lambda records: records[0].update(index=index))
+    damage(root)
+    with pytest.raises(PointFileError, match=r"category\.json: has (an index twice|no 'index')"):
+        NuScenes(root, "v1.0-mini", labels=True)[0]
+
+
 def test_official_lists() -> None:
     assert len(VAL_SCENES) == len(TEST_SCENES) == 150 and not VAL_SCENES & TEST_SCENES
     assert len(MINI_TRAIN_SCENES) == 8 and len(MINI_VAL_SCENES) == 2
