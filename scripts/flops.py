@@ -12,7 +12,7 @@ from sparseconv.scripts.console import complain, one_line_errors, out, parse_num
 from sparseconv.scripts.flop_counts.files import write_csv, write_json
 from sparseconv.scripts.flop_counts.model_source import find_model
 from sparseconv.scripts.flop_counts.plot import SUFFIXES, save_plot
-from sparseconv.scripts.flop_counts.scans import Counter, Settings, count_scans, point_files
+from sparseconv.scripts.flop_counts.scans import Counter, CountSettings, count_scans, point_files
 from sparseconv.scripts.flop_counts.tables import print_layers, print_summary, print_voxel_sizes
 from sparseconv.scripts.output import check_output_file
 
@@ -77,9 +77,7 @@ def flops(
     tried: list[tuple[float, ...] | None] = [first, *(edges for edges in sizes if edges != first)]
     bounds = None if point_range is None else tuple(parse_numbers(point_range, (6,), "--range"))
     source = find_model(model)
-    counter = Counter(Settings(source, bounds, source.bounded and not unbounded, backward))
-    # A model that cannot be built is no scan's fault.
-    counter.model(4)
+    counter = Counter(CountSettings(source, bounds, source.bounded and not unbounded, backward))
     scans = list(point_files(files or []))
     problems: list[str] = []
 

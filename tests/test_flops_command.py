@@ -36,6 +36,10 @@ class Fixed(nn.Module):
 ready = make_model(4)
 not_a_model = 3
 
+def six_columns(in_channels):
+    assert in_channels == 6
+    return sc.SubMConv3d(6, 8, 3)
+
 def needs_two(in_channels, other):
     return nn.Linear(in_channels, other)
 """
@@ -148,6 +152,30 @@ def test_a_file_that_fails_leaves_the_others_and_code_1(folder: Path) -> None:
     ):
         assert name in line and fragment in line, line
     assert call("own.py:Fixed", "missing.bin").exit_code == 1
+
+
+def test_a_model_for_the_columns_of_the_scans_alone(folder: Path) -> None:
+    """It cannot be built for any other number, four of them included."""
+    np.save(folder / "wide.npy", np.random.default_rng(1).normal(0, 2, (50, 6)).astype(np.float32))
+    options = ("--voxel-size", "0.5", "--json", "a.json")
+    result = call("own.py:six_columns", "wide.npy", *options)
+    assert result.exit_code == 0, result.output
+    # Built for none of the scans: the call's fault. For the first alone: the second scan's.
+    assert call("own.py:six_columns", "scans", *options).exit_code == 2
+    result = call("own.py:six_columns", "wide.npy", "scans/0.npy", *options)
+    assert result.exit_code == 1 and len(json.loads((folder / "a.json").read_text())["scans"]) == 1
+
+
+def test_a_folder_holds_the_scans_that_a_run_would_find(folder: Path) -> None:
+    for name in ("calib.txt", ".hidden.npy", "deep/.cache/1.npy"):
+        (folder / "scans" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "scans" / name).write_text("P0: 1 0 0\n")
+    for source in ("scans", "scans/*.npy"):
+        result = call("own.py:make_model", source, "--voxel-size", "0.5", "--json", "a.json")
+        assert result.exit_code == 0, result.output
+        found = [scan["scan"] for scan in json.loads((folder / "a.json").read_text())["scans"]]
+        assert [Path(name).name for name in found] == ["0.npy", "1.npy", "2.npy"]
+        assert all(Path(name).is_file() for name in found)
 
 
 def test_picture_and_voxel_sizes(folder: Path) -> None:

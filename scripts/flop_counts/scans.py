@@ -9,9 +9,10 @@ from pathlib import Path
 
 from torch import nn
 
-from sparseconv.datasets import SUPPORTED_SUFFIXES, PointFileError
+from sparseconv.datasets import PointFileError
 from sparseconv.flops import ForwardCount, LayerCount, count_forward, count_training
 from sparseconv.scripts.flop_counts.model_source import ModelSource, give
+from sparseconv.scripts.jobs.search import find_scans, has_magic
 from sparseconv.scripts.network import network_input
 from sparseconv.scripts.scan import Scan, grid_for, load_scan, with_room
 from sparseconv.voxelization import voxelize
@@ -49,7 +50,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Settings:
+class CountSettings:
     """What is the same for every scan."""
 
     source: ModelSource
@@ -59,26 +60,27 @@ class Settings:
 
 
 def point_files(paths: Sequence[Path]) -> Iterator[Path | ValueError]:
-    """The files named, and those of a supported suffix inside the folders named, in order of their paths.
+    """The files named, and those of the folders and patterns named, as a big job finds them.
 
-    An empty folder gives an error in its place.
+    A folder or pattern without any gives an error in its place.
     """
     for path in paths:
-        if not path.is_dir():
-            yield path
+        try:
+            scans = find_scans([path])
+        except ValueError as error:
+            yield error
             continue
-        inside = sorted(
-            file for file in path.rglob("*") if file.name.lower().endswith(SUPPORTED_SUFFIXES) and file.is_file()
-        )
-        yield from inside
-        if not inside:
-            yield ValueError(f"{path}: holds no point file ({' '.join(SUPPORTED_SUFFIXES)})")
+        # Below a folder as the user wrote it: names in tables are then no longer than the call.
+        if path.is_dir():
+            yield from (path / scan.name for scan in scans)
+        else:
+            yield from (scan.path if has_magic(path) else path for scan in scans)
 
 
 class Counter:
     """Runs the model, which it builds once for each number of input channels."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: CountSettings) -> None:
         self.settings = settings
         self._models: dict[int, nn.Module] = {}
 
@@ -147,7 +149,11 @@ def count_scans(
         seed: of the street.
         on_error: called with each message.
         on_scan: called after each scan.
+
+    Raises:
+        ValueError: the model cannot be built for the columns of the first scan that can be read.
     """
+    is_built = False
     tables = [Counts(size) for size in sizes]
     named: list[Path | ValueError | None] = list(files) or [None]
     for file in named:
@@ -159,6 +165,10 @@ def count_scans(
             on_error(str(error))
             on_scan()
             continue
+        if not is_built:
+            # A model that cannot be built is no scan's fault.
+            counter.model(scan.points.shape[1])
+            is_built = True
         for number, table in enumerate(tables):
             try:
                 table.scans.append(counter.count(scan, table.voxel_size))
