@@ -41,7 +41,8 @@ def _corners(
     height, width = shape
     groups = position.shape[2]
     low = position.detach().floor()
-    part = position - low
+    # An infinite place has no part, and inf - inf must not reach the gradient of its other axis.
+    part = torch.where(low.isinf(), 0.0, position - low)
     # Far outside is as good as just outside, and cannot overflow.
     cell = low.nan_to_num(0.0)
     top, left = cell[..., 0].clamp(-2, height).int(), cell[..., 1].clamp(-2, width).int()
@@ -145,10 +146,8 @@ class DeformConv2d(Conv2d):
     """Deformable convolution: :func:`deform_conv2d`.
 
     Called with an image alone, it predicts its offsets (and mask) by a convolution of the same geometry that
-    starts at
-    zero: a plain convolution at first, with modulation half of one. The papers train that convolution at a
-        tenth of
-    the learning rate. Called with offsets, it is torchvision's layer.
+    starts at zero: a plain convolution at first, with modulation half of one. The papers train that convolution
+    at a tenth of the learning rate. Called with offsets, it is torchvision's layer.
 
     Args:
         in_channels: ``C``.
@@ -203,8 +202,14 @@ class DeformConv2d(Conv2d):
         return out[:, :split], torch.sigmoid(out[:, split:])
 
     def forward(self, input: Tensor, offset: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """See :func:`deform_conv2d`."""
+        """See :func:`deform_conv2d`.
+
+        Raises:
+            ValueError: a mask without offsets.
+        """
         if offset is None:
+            if mask is not None:
+                raise ValueError("a mask needs its offsets: pass offset and mask, or neither to predict them")
             offset, mask = self.predict(input)
         return deform_conv2d(
             input,

@@ -68,7 +68,9 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        scores, rows, weight = ctx.saved_tensors
+        scores, rows, weight = tensors = ctx.saved_tensors
+        # In the output's type: autocast, which chose it, is off on the way back.
+        rows, weight = rows.to(grad.dtype), weight.to(grad.dtype)
         grad_scores = grad_rows = grad_weight = None
         every = window_map(ctx.window, ctx.batch_size, rows.device, per_sample=True)
         outputs = (
@@ -83,7 +85,6 @@ class _StraightThrough(torch.autograd.Function):
         else:
             shares = (scores - scores.detach()).to(grad.dtype)
             total = sum(output * shares[:, region, None] for region, output in enumerate(outputs))
-            tensors = (scores, rows, weight)
             wanted = [tensor for tensor in tensors if tensor.requires_grad]
             found = dict(
                 zip(map(id, wanted), torch.autograd.grad(total, wanted, grad, create_graph=True), strict=True)

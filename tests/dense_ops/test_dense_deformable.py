@@ -174,6 +174,27 @@ def test_flops(modulated, monkeypatch) -> None:
     assert sum(calls) == 2 * (conv + offsets)
 
 
+@pytest.mark.parametrize("infinite", [float("inf"), -float("inf")])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_an_infinite_offset_gives_no_gradient(axis, infinite) -> None:
+    """It reads nothing, so nothing depends on the offset along the other axis, nor on the mask."""
+    x, offset, mask = draw(1, 2, 4, 4), torch.full((1, 2, 4, 4), 0.5, dtype=F64), draw(1, 1, 4, 4)
+    offset[0, axis, 1, 2] = infinite
+    leaves = [leaf.requires_grad_() for leaf in (x, offset, mask)]
+    out = deform_conv2d(x, offset, draw(3, 2, 1, 1), mask=mask)
+    assert (out[..., 1, 2] == 0).all()
+    grads = torch.autograd.grad(out.square().sum(), leaves)
+    assert all(torch.isfinite(grad).all() for grad in grads)
+    assert (grads[1][..., 1, 2] == 0).all() and (grads[2][..., 1, 2] == 0).all()
+    assert (grads[1][..., 1, 1] != 0).any()
+
+
+def test_a_mask_without_offsets_is_refused() -> None:
+    layer, x = DeformConv2d(2, 3, 3, modulated=True), torch.randn(1, 2, 5, 5)
+    with pytest.raises(ValueError, match="mask needs its offsets"):
+        layer(x, mask=torch.ones(1, 9, 3, 3))
+
+
 def test_no_image_and_bad_input() -> None:
     layer = DeformConv2d(4, 6, 3)
     assert layer(torch.zeros(0, 4, 5, 5)).shape == (0, 6, 3, 3)

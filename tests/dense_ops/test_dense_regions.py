@@ -145,6 +145,34 @@ def test_flops_by_formula_and_by_map(monkeypatch) -> None:
     assert mix.flops((c, 7, 8)).macs == pixels * o * c * k2 + 56 * c * m + routing
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_guide_learns_under_autocast(create_graph) -> None:
+    """The backward pass runs outside the block, on an output in half precision."""
+    x, weight, rows = torch.randn(2, 4, 8, 8), torch.randn(2, 3, 5, 4, 3, 3), torch.randn(2, 3, 6, 6)
+    grads, seconds = [], []
+    for half in (False, True):
+        guide, leaf = rows.clone().requires_grad_(), weight.clone().requires_grad_()
+        kernels = leaf.bfloat16() if half else leaf
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            y = dr_conv2d(x, guide, kernels)
+        assert y.dtype == (torch.bfloat16 if half else torch.float32)
+        grads.append(torch.autograd.grad(y.float().square().mean(), guide, create_graph=create_graph)[0])
+        if create_graph:
+            seconds.append(torch.autograd.grad(grads[-1].square().sum(), leaf)[0])
+    for exact, found in (grads, seconds) if create_graph else (grads,):
+        assert found.dtype == torch.float32
+        assert (found - exact).abs().max().item() < 0.05 * exact.abs().max().item()
+
+
+@pytest.mark.parametrize("generator", ["paper", "mix"])
+def test_the_layer_learns_under_autocast(generator) -> None:
+    layer = DRConv2d(4, 4, 3, 3, generator=generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(torch.randn(2, 4, 8, 8))
+    y.sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in layer.parameters())
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="generator must be 'paper' or 'mix'"):
         DRConv2d(3, 4, 3, generator="gap")

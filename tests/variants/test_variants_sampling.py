@@ -258,3 +258,9 @@ def test_the_counter_sees_the_layer_and_the_layers_inside_it(name: str) -> None:
             )
     total = count_forward(layer, x).macs
     assert total == sum(inner) + layer.macs(x)
+
+
+def test_a_mask_without_offsets_is_refused() -> None:
+    layer, x = layer_class("SubMDeformConv", 3)(CHANNELS, 4, 3, modulated=True).double(), scene(3)
+    with pytest.raises(ValueError, match="mask needs its offsets"):
+        layer(x, mask=x.replace_feature(torch.ones(len(x.features), 27)))

@@ -44,8 +44,7 @@ def involution(
     """Sum the neighbours of each output site with that site's own kernel.
 
     ``y[q, c] = sum over t of k[q, c // (C/G), t] x[s q + d (t - (K-1)/2), c]`` over the voxels that exist. Li et
-    al.,
-    "Involution: Inverting the Inherence of Convolution for Visual Recognition", arXiv 2103.06255.
+    al., "Involution: Inverting the Inherence of Convolution for Visual Recognition", arXiv 2103.06255.
 
     Args:
         input: ``[N, C]``.

@@ -96,8 +96,14 @@ class DeformConvolution(VariantConvolution):
     def forward(
         self, input: SparseTensor, offset: SparseTensor | None = None, mask: SparseTensor | None = None
     ) -> SparseTensor:
-        """See :func:`sparseconv.functional.deform_conv`."""
+        """See :func:`sparseconv.functional.deform_conv`.
+
+        Raises:
+            ValueError: a mask without offsets.
+        """
         if offset is None:
+            if mask is not None:
+                raise ValueError("a mask needs its offsets: pass offset and mask, or neither to predict them")
             offset, mask = self.predict(input)
         return F.deform_conv(
             input,
