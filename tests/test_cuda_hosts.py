@@ -267,3 +267,27 @@ def test_the_suite_says_that_there_is_no_gpu_to_run_on() -> None:
     result = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False, timeout=100)
     assert result.returncode == pytest.ExitCode.USAGE_ERROR
     assert "torch finds no NVIDIA GPU here" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "argument"),
+    [
+        ("sparseconv.backends", "use_backend", "reference"),
+        pytest.param("sparseconv.backends.cuda.conv", "use_executor", "mm", marks=needs_numba_cuda),
+        ("sparseconv.backends.cuda.implicit_gemm_tuning", "searching", None),
+    ],
+)
+def test_a_choice_holds_for_the_backward_pass_too(module: str, name: str, argument: str | None) -> None:
+    """Autograd's device threads have contexts of their own: inside the block it must stay in this thread."""
+
+    def block() -> contextlib.AbstractContextManager[None]:
+        return getattr(importlib.import_module(module), name)(argument)  # type: ignore[no-any-return]
+
+    assert torch._C._is_multithreading_enabled()
+    with pytest.raises(KeyError), block():
+        assert not torch._C._is_multithreading_enabled()
+        with block():
+            pass
+        assert not torch._C._is_multithreading_enabled()
+        raise KeyError
+    assert torch._C._is_multithreading_enabled()

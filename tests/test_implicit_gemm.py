@@ -162,6 +162,16 @@ class TestMapTables:
         assert tables.get(a, b, offsets, ("what",), lambda: 5) == 5
 
 
+def test_columns_with_another_stride_are_another_map() -> None:
+    """``column[:4]`` and ``column[::2]`` begin alike in the same memory."""
+    tables, offsets = MapTables(), torch.tensor([0, 4])
+    a, b = torch.arange(8, dtype=torch.int32), torch.arange(8, dtype=torch.int32)
+    first = tables.get(a[:4], b[:4], offsets, ("what",), object)
+    assert tables.get(a[::2], b[:4], offsets, ("what",), object) is not first
+    assert tables.get(a[:4], b[::2], offsets, ("what",), object) is not first
+    assert tables.get(a[:4], b[:4], offsets, ("what",), object) is first
+
+
 def test_another_stream_waits_for_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """With stand-ins for the streams: what is asked of which, not whether a device obeys."""
     asked: list[tuple[Any, ...]] = []

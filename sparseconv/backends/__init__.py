@@ -83,7 +83,8 @@ class Backend(Protocol):
         """``out[o] = bias + sum over taps of weight[:, t] @ features[i]``: ``[n_out, C_out]``.
 
         ``weight`` is ``[C_out, K, C_in / groups]`` with any strides. The epilogue adds ``residual [n_out, C_out]``
-        and then sets negative values to zero (``relu``); NaN stays.
+        and then sets negative values to zero (``relu``); NaN stays. A weight that is not finite may reach rows
+        that lack its tap's neighbour: a backend may multiply an absent row as zero.
         """
 
     def weight_gradient(
@@ -215,7 +216,9 @@ def use_backend(name: str) -> Iterator[None]:
         raise ValueError(f"no backend {name!r}; the backends are {', '.join(BACKENDS)}")
     token = _forced.set(name)
     try:
-        yield
+        # A context does not reach autograd's threads: the backward pass stays in this one.
+        with torch.autograd.set_multithreading_enabled(False):
+            yield
     finally:
         _forced.reset(token)
 

@@ -192,7 +192,9 @@ def use_executor(name: str) -> Iterator[None]:
         raise ValueError(f"no executor {name!r}; the executors are {', '.join(EXECUTORS)}")
     token = _forced.set(name)
     try:
-        yield
+        # A context does not reach autograd's threads: the backward pass stays in this one.
+        with torch.autograd.set_multithreading_enabled(False):
+            yield
     finally:
         _forced.reset(token)
 

@@ -305,9 +305,9 @@ class MapTables:
         return len(self._of_columns)
 
 
-def _part(rows: Tensor) -> tuple[int, int, int]:
+def _part(rows: Tensor) -> tuple[int, int, tuple[int, ...], int]:
     version = 0 if rows.is_inference() else rows._version
-    return int(rows.storage_offset()), len(rows), version
+    return int(rows.storage_offset()), len(rows), rows.stride(), version
 
 
 map_tables = MapTables()

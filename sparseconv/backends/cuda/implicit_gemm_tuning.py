@@ -54,7 +54,9 @@ def searching(search: Search | None) -> Iterator[None]:
     """Within the block, ``search`` is asked for the tile of each problem that has none."""
     token = _search.set(search)
     try:
-        yield
+        # A context does not reach autograd's threads: the backward pass stays in this one.
+        with torch.autograd.set_multithreading_enabled(False):
+            yield
     finally:
         _search.reset(token)
 
