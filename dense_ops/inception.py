@@ -161,8 +161,9 @@ class ICConv2d(Conv2d):
                     slice(r - d * (k // 2), r + d * (k // 2) + 1, d)
                     for r, d, k in zip(reach, dilation, self.kernel_size, strict=True)
                 )
-                for group, rows in enumerate(torch.arange(start, start + count).split(count // self.groups)):
-                    part = slice(int(rows[0]), int(rows[-1]) + 1)
+                share = count // self.groups
+                for group in range(self.groups):
+                    part = slice(start + group * share, start + (group + 1) * share)
                     channels = slice(group * depth, (group + 1) * depth)
                     weight[part, channels, down, across] = self.weight[part]
                 start += count
@@ -260,7 +261,7 @@ def search_dilation(
     return DilationSearch(
         dilations,
         errors,
-        torch.tensor(order),
+        torch.tensor(order, device=weight.device),
         {f"({dy - 1}, {dx - 1})": len(list(same)) for (dy, dx), same in itertools.groupby(found)},
         torch.stack([weight[(i, slice(None), *_taps_of(dilations[i], kernel_size, side))] for i in order]),
     )

@@ -62,7 +62,7 @@ def _matrix(kernel_size: int, ndim: int, radii: tuple[tuple[int, float], ...], a
     with torch.inference_mode(False):
         points = torch.tensor(places, dtype=torch.float64, device="cpu").clamp(-half, half)
         cells = torch.tensor(grid, dtype=torch.float64, device="cpu")
-        matrix = torch.ones(len(grid), len(grid), dtype=torch.float64)
+        matrix = torch.ones(len(grid), len(grid), dtype=torch.float64, device="cpu")
         for axis in range(ndim):
             matrix *= (1 - (points[:, None, axis] - cells[:, axis]).abs()).clamp(min=0)
     return matrix

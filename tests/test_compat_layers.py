@@ -322,6 +322,23 @@ def test_tables_of_pairs_run_through_the_functions() -> None:
         spconv.functional.indice_conv(x.features, grown.weight, pairs, counts, len(sites))
 
 
+@pytest.mark.parametrize("count", [25, 0])
+def test_tables_of_pairs_do_not_follow_the_default_device(count: int) -> None:
+    """A program may have called ``torch.set_default_device("cuda")``; here, a device that computes nothing."""
+    indices = tensor().indices[:count]
+
+    def run() -> list[torch.Tensor]:
+        sites, pairs, counts = spconv.ops.get_indice_pairs(indices, 2, SHAPES[3], ksize=3, subm=True)
+        features = torch.ones(count, 2, device="cpu")
+        weight = torch.ones(3, 3, 3, 3, 2, device="cpu")
+        return [pairs, counts, spconv.functional.indice_subm_conv(features, weight, pairs, counts, len(sites))]
+
+    expected = run()
+    with torch.device("meta"):
+        found = run()
+    assert all(torch.equal(one, two) for one, two in zip(expected, found, strict=True))
+
+
 def test_output_sizes() -> None:
     size = spconv.ops.get_conv_output_size
     assert size([41, 1600, 1408], [3] * 3, [2] * 3, [1] * 3, [1] * 3) == [21, 800, 704]

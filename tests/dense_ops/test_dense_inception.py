@@ -92,6 +92,17 @@ def test_ties_and_the_smallest_search() -> None:
     assert search_dilation(weight, torch.ones(1, 1, 5, 5, dtype=F64), 2).dilations[0] == (1, 2)
 
 
+def test_the_default_device_does_not_matter() -> None:
+    """A program may have called ``torch.set_default_device("cuda")``; here, a device that computes nothing."""
+    layer, inputs = ICConv2d({"(0, 0)": 2, "(0, 1)": 2}, 4, 4, 3, groups=2), draw(1, 4, 9, 9)
+    plain, found = layer.to_conv2d(), search_dilation(draw(4, 4, 5, 5), inputs, 2)
+    with torch.device("meta"):
+        again = layer.to_conv2d()
+        order = search_dilation(torch.zeros(4, 4, 5, 5, device="cpu", dtype=F64), inputs, 2).order
+    assert torch.equal(again.weight, plain.weight)
+    assert order.device == found.order.device == inputs.device
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="sum to planes = 8, got 6"):
         ICConv2d({"(0, 0)": 6}, 4, 8, 3)

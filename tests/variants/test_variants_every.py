@@ -13,6 +13,7 @@ from variant_layers import CHANNELS, LAYERS, SHAPES, WIDTH, layer_class, scene, 
 
 import sparseconv
 from sparseconv import SparseTensor, nn
+from sparseconv.circle_taps import _matrix
 from sparseconv.nn import variants
 
 KEEPS_SITES = [name for name in LAYERS if name.startswith(("subm", "octave"))]
@@ -222,10 +223,12 @@ def test_a_layer_refuses_other_dimensions_and_channels() -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_results_do_not_depend_on_the_default_device(name: str) -> None:
+@pytest.mark.parametrize("count", [40, 0])
+def test_results_do_not_depend_on_the_default_device(name: str, count: int) -> None:
     """A program may have called ``torch.set_default_device("cuda")``; here, a device that computes nothing."""
-    layer, x, again = settled(name), scene(3), scene(3)
+    layer, x, again = settled(name), scene(3, count=count), scene(3, count=count)
     expected = layer(x).features
+    _matrix.cache_clear()
     with torch.device("meta"):
         found = layer(again).features
     assert torch.equal(found, expected)

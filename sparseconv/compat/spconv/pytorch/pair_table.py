@@ -22,8 +22,9 @@ def pair_table(kernel_map: KernelMap, width: int, input_rows: Tensor | None = No
     device = kernel_map.in_rows.device
     counts = kernel_map.counts
     table = torch.full((2, kernel_map.volume, width), -1, dtype=torch.int32, device=device)
-    taps = torch.arange(kernel_map.volume).repeat_interleave(counts)
-    places = torch.arange(kernel_map.n_pairs) - kernel_map.tap_offsets[:-1].repeat_interleave(counts)
+    taps = torch.arange(kernel_map.volume, device="cpu").repeat_interleave(counts)
+    places = torch.arange(kernel_map.n_pairs, device="cpu")
+    places -= kernel_map.tap_offsets[:-1].repeat_interleave(counts)
     in_rows = kernel_map.in_rows if input_rows is None else input_rows[kernel_map.in_rows.long()].int()
     taps, places = taps.to(device), places.to(device)
     table[0, taps, places] = in_rows
@@ -63,6 +64,6 @@ def kernel_map_of(pairs: Tensor, counts: Tensor, n_in: int, n_out: int) -> Kerne
     order = torch.argsort(taps * max(n_out, 1) + out_rows)
     in_rows, out_rows, taps = in_rows[order], out_rows[order], taps[order]
     ascends = bool(((in_rows.diff() > 0) | (taps.diff() > 0)).all())
-    offsets = torch.zeros(pairs.shape[1] + 1, dtype=torch.int64)
+    offsets = torch.zeros(pairs.shape[1] + 1, dtype=torch.int64, device="cpu")
     offsets[1:] = counts.cpu().long().cumsum(0)
     return KernelMap(in_rows.int(), out_rows.int(), offsets, n_in, n_out, ascends)
