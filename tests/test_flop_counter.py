@@ -168,6 +168,24 @@ assert type(counter.__spec__.loader).__module__.startswith("_frozen"), counter._
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+@pytest.mark.parametrize("look_first", [False, True])
+def test_a_mere_look_for_the_counter_does_not_lose_the_formulas(look_first: bool) -> None:
+    script = f"""
+import sys
+import importlib.util
+{"" if look_first else "import sparseconv"}
+assert importlib.util.find_spec("torch.utils.flop_counter") is not None
+import sparseconv
+assert importlib.util.find_spec("torch.utils.flop_counter") is not None
+assert "torch.utils.flop_counter" not in sys.modules
+import torch
+import torch.utils.flop_counter as counter
+assert torch.ops.sparseconv.convolve in counter.flop_registry
+assert not [finder for finder in sys.meta_path if type(finder).__module__.startswith("sparseconv")]
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_weighted_pairs_count_what_is_present() -> None:
     from sparseconv import ops
 

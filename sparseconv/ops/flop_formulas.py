@@ -8,7 +8,6 @@ can be read. Pooling is left out, as torch leaves it out.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -96,8 +95,8 @@ def _register(counter: ModuleType) -> None:
 class _ThenRegister(Loader):
     """Loads the counter as its own loader does, then tells it about the engine's ops."""
 
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
+    def __init__(self, loader: Loader, finder: MetaPathFinder) -> None:
+        self._loader, self._finder = loader, finder
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
@@ -108,22 +107,28 @@ class _ThenRegister(Loader):
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
         _register(module)
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
 
 
 class _CounterFinder(MetaPathFinder):
-    """Waits for the first import of the counter, and is gone from ``sys.meta_path`` afterwards."""
+    """Waits for the first import of the counter, and is gone from ``sys.meta_path`` afterwards.
+
+    A mere look for the counter (``importlib.util.find_spec``) imports nothing, and leaves it in its place.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname != _COUNTER:
             return None
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _ThenRegister(spec.loader)
-        return spec
+        for finder in list(sys.meta_path):
+            spec = None if isinstance(finder, _CounterFinder) else finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _ThenRegister(spec.loader, self)
+                return spec
+        return None
 
 
 def register_flop_formulas() -> None:
