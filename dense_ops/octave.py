@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from sparseconv.dense_ops.executor import as_image, as_rows
 from sparseconv.dense_ops.flops import Flops, count_parameters, split_shape
 from sparseconv.dense_ops.index_map import window_map
 from sparseconv.dense_ops.window import Padding, Pair, Size, Window
+from sparseconv.octave_channels import low_channels, path_groups
 from sparseconv.ops.mapped import sum_features
 
 # High and low frequency; the low one has half the height and width.
@@ -129,8 +129,8 @@ class OctaveConv2d(nn.Module):
     In between, input and output are pairs (high, low). Depthwise layers have no paths between the frequencies.
 
     Args:
-        in_channels: ``C``; ``int(alpha_in C)`` of them are low.
-        out_channels: ``O``; ``int(alpha_out O)`` of them are low.
+        in_channels: ``C``; ``floor(alpha_in C)`` of them are low.
+        out_channels: ``O``; ``floor(alpha_out O)`` of them are low.
         kernel_size: side of the kernels.
         alpha_in: low share of the input channels.
         alpha_out: low share of the output channels.
@@ -170,20 +170,21 @@ class OctaveConv2d(nn.Module):
         if stride not in (1, 2):
             raise ValueError(f"stride must be 1 or 2, got {stride}")
         self.in_channels, self.stride = in_channels, stride
-        in_low, out_low = int(alpha_in * in_channels), int(alpha_out * out_channels)
+        in_low, out_low = low_channels(in_channels, alpha_in), low_channels(out_channels, alpha_out)
         in_high, out_high = in_channels - in_low, out_channels - out_low
         crossing = groups == 1 or groups != in_channels
         self.in_high, self.in_low = in_high, in_low
+        high_groups, low_groups = path_groups(groups, in_channels, alpha_in)
 
         def path(c_in: int, c_out: int, n_groups: int, with_bias: bool, wanted: bool = True) -> Conv2d | None:
             if not (wanted and c_in and c_out):
                 return None
             return Conv2d(c_in, c_out, kernel_size, 1, padding, dilation, n_groups, with_bias)
 
-        self.conv_hh = path(in_high, out_high, math.ceil(groups - alpha_in * groups), bias)
+        self.conv_hh = path(in_high, out_high, high_groups, bias)
         self.conv_hl = path(in_high, out_low, groups, bias, crossing)
         self.conv_lh = path(in_low, out_high, groups, bias and self.conv_hh is None, crossing)
-        self.conv_ll = path(in_low, out_low, math.ceil(alpha_in * groups), bias and self.conv_hl is None)
+        self.conv_ll = path(in_low, out_low, low_groups, bias and self.conv_hl is None)
 
     def forward(self, input: Tensor | Octaves) -> Tensor | Octaves:
         """See :func:`octave_conv2d`.

@@ -22,6 +22,7 @@ LAYERS = (
         "sparseconv.weight_layouts",
         "sparseconv.cache_folder",
         "sparseconv.circle_taps",
+        "sparseconv.octave_channels",
         "sparseconv.difference_taps",
     ),
     ("sparseconv.backends.site_keys", "sparseconv.backends"),

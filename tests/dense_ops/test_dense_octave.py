@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from dense_checks import F64, assert_equal, counted_macs, draw, gradcheck
 from torch import nn
 
+from sparseconv import SparseOctaveConv2d
 from sparseconv.dense_ops import OctaveConv2d, octave_conv2d
 from sparseconv.dense_ops.octave import average_cells, repeat_cells
 
@@ -139,6 +140,24 @@ def test_flops_by_formula_and_by_map(alpha, monkeypatch) -> None:
         with counted_macs(monkeypatch) as calls:
             point(pair)
         assert point.flops((2, 8, 12, 8)).macs == sum(calls)
+
+
+@pytest.mark.parametrize(("alpha", "low"), [(0.07, 7), (0.29, 29), (0.57, 57), (0.58, 58), (0.255, 25)])
+def test_a_share_means_its_decimal(alpha, low) -> None:
+    """0.07 * 100 is 7.000000000000001 in binary, and 0.57 * 100 is 56.99999999999999."""
+    for cls in (OctaveConv2d, SparseOctaveConv2d):
+        layer = cls(100, 100, 3, alpha_in=alpha, alpha_out=alpha, groups=100)
+        assert (layer.conv_hh.groups, layer.conv_ll.groups) == (100 - low, low)
+        assert (layer.conv_hh.in_channels, layer.conv_ll.in_channels) == (100 - low, low)
+
+
+def test_groups_of_the_paths() -> None:
+    for cls in (OctaveConv2d, SparseOctaveConv2d):
+        layer = cls(10000, 10000, 1, alpha_in=0.07, alpha_out=0.07, groups=100)
+        assert (layer.conv_hh.groups, layer.conv_ll.groups) == (93, 7)
+        # A depthwise layer of 10 channels, 2 of them low.
+        layer = cls(10, 10, 3, alpha_in=0.25, alpha_out=0.25, groups=10)
+        assert (layer.conv_hh.groups, layer.conv_ll.groups) == (8, 2)
 
 
 def test_bad_input_is_named() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from sparseconv.functional.variants.differences import check_missing
 from sparseconv.functional.variants.octave import Octaves, octave_paths
 from sparseconv.nn.conv import SparseConvolution
 from sparseconv.nn.variants.base import DimensionedModule, Size
+from sparseconv.octave_channels import low_channels, path_groups
 from sparseconv.tensor import SparseTensor, check_sparse
 
 
@@ -20,8 +20,8 @@ class OctaveConvolution(DimensionedModule):
     path is a submanifold convolution on the sites of its level.
 
     Args:
-        in_channels: ``C``; ``int(alpha_in C)`` of them are low.
-        out_channels: ``O``; ``int(alpha_out O)`` of them are low.
+        in_channels: ``C``; ``floor(alpha_in C)`` of them are low.
+        out_channels: ``O``; ``floor(alpha_out O)`` of them are low.
         kernel_size: odd sides.
         alpha_in: low share of the input channels.
         alpha_out: low share of the output channels.
@@ -69,10 +69,11 @@ class OctaveConvolution(DimensionedModule):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.stride, self.missing = stride, missing
         self.alpha_in, self.alpha_out = alpha_in, alpha_out
-        in_low, out_low = int(alpha_in * in_channels), int(alpha_out * out_channels)
+        in_low, out_low = low_channels(in_channels, alpha_in), low_channels(out_channels, alpha_out)
         in_high, out_high = in_channels - in_low, out_channels - out_low
         crossing = groups == 1 or groups != in_channels
         self.in_high, self.in_low = in_high, in_low
+        high_groups, low_groups = path_groups(groups, in_channels, alpha_in)
 
         def path(
             c_in: int, c_out: int, n_groups: int, with_bias: bool, wanted: bool = True
@@ -91,10 +92,10 @@ class OctaveConvolution(DimensionedModule):
                 **factory,
             )
 
-        self.conv_hh = path(in_high, out_high, math.ceil(groups - alpha_in * groups), bias)
+        self.conv_hh = path(in_high, out_high, high_groups, bias)
         self.conv_hl = path(in_high, out_low, groups, bias, crossing)
         self.conv_lh = path(in_low, out_high, groups, bias and self.conv_hh is None, crossing)
-        self.conv_ll = path(in_low, out_low, math.ceil(alpha_in * groups), bias and self.conv_hl is None)
+        self.conv_ll = path(in_low, out_low, low_groups, bias and self.conv_hl is None)
 
     def reset_parameters(self) -> None:
         """Each convolution as a layer of its own."""
