@@ -78,6 +78,8 @@ class OmniDimensionalAttention(nn.Module):
     out: filters of a depthwise layer, taps of a 1x1 kernel, kernels where there is one.
     """
 
+    temperature: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -93,7 +95,7 @@ class OmniDimensionalAttention(nn.Module):
             raise ValueError(f"norm must be 'batch' or 'layer', got {norm!r}")
         units = max(int(in_channels * reduction), 16)
         self.kernel_size = kernel_size
-        self.temperature = 1.0
+        self.register_buffer("temperature", torch.tensor(1.0))
         self.fc = nn.Linear(in_channels, units, bias=False)
         self.norm: nn.Module = nn.BatchNorm1d(units) if norm == "batch" else nn.LayerNorm(units)
         depthwise = groups == in_channels == out_channels
@@ -117,7 +119,7 @@ class OmniDimensionalAttention(nn.Module):
         hidden = torch.relu(self.norm(self.fc(global_average(input))))
 
         def scores(layer: nn.Linear) -> Tensor:
-            return layer(hidden) / self.temperature
+            return layer(hidden) / self.temperature.to(hidden.dtype)
 
         kernels = None if self.kernel_fc is None else torch.softmax(scores(self.kernel_fc), dim=1)
         filters = None if self.filter_fc is None else torch.sigmoid(scores(self.filter_fc))
@@ -177,14 +179,14 @@ class ODConv2d(nn.Module):
                 nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
 
     def update_temperature(self, temperature: float) -> None:
-        """Set the temperature of all attentions; training starts high and ends at 1.
+        """Set the temperature of all attentions; training starts high and ends at 1. Saved with the state.
 
         Raises:
             ValueError: it is not positive.
         """
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        self.attention.temperature = float(temperature)
+        self.attention.temperature.fill_(temperature)
 
     def forward(self, input: Tensor) -> Tensor:
         """See :func:`od_conv2d`."""

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from dense_checks import F64, assert_equal, counted_macs, draw, gradcheck
 
+from sparseconv import SubMODConv2d
 from sparseconv.dense_ops import CondConv2d, DynamicConv2d, DyNetConv2d, ODConv2d, mixture_conv2d, od_conv2d
 
 GEOMETRY = [{}, {"stride": 2, "padding": 1}, {"padding": (2, 1), "dilation": 2, "groups": 2}]
@@ -199,6 +200,15 @@ def test_flops_by_formula_and_by_map(monkeypatch) -> None:
 
 def test_no_sample() -> None:
     assert CondConv2d(3, 4, 3)(torch.zeros(0, 3, 5, 5)).shape == (0, 4, 3, 3)
+
+
+def test_the_temperature_of_odconv_is_saved_with_its_state() -> None:
+    classes = (lambda: ODConv2d(3, 4, 3), lambda: SubMODConv2d(3, 4, 3))
+    for make in classes:
+        trained, loaded = make(), make()
+        trained.update_temperature(7.5)
+        loaded.load_state_dict(trained.state_dict())
+        assert float(loaded.attention.temperature) == 7.5
 
 
 def test_bad_input_is_named() -> None:

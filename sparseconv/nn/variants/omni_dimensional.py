@@ -25,6 +25,8 @@ class OmniDimensionalAttention(nn.Module):
     layer, taps of a kernel of one, kernels where there is one. Samples without sites take no part in the norm.
     """
 
+    temperature: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -41,7 +43,7 @@ class OmniDimensionalAttention(nn.Module):
             raise ValueError(f"norm must be 'batch' or 'layer', got {norm!r}")
         units = max(int(in_channels * reduction), 16)
         self.kernel_size = tuple(kernel_size)
-        self.temperature = 1.0
+        self.register_buffer("temperature", torch.tensor(1.0, device=factory.get("device")))
         self.fc = nn.Linear(in_channels, units, bias=False, **factory)
         self.norm: nn.BatchNorm1d | nn.LayerNorm = (
             nn.BatchNorm1d(units, **factory) if norm == "batch" else nn.LayerNorm(units, **factory)
@@ -85,7 +87,7 @@ class OmniDimensionalAttention(nn.Module):
         hidden = self._hidden(F.global_avg_pool(input), occupied)
 
         def scores(layer: nn.Linear) -> Tensor:
-            result: Tensor = layer(hidden) / self.temperature
+            result: Tensor = layer(hidden) / self.temperature.to(hidden.dtype)
             return result
 
         kernels = None if self.kernel_fc is None else torch.softmax(scores(self.kernel_fc), dim=1)
@@ -153,14 +155,14 @@ class ODConvolution(VariantConvolution):
                 nn.init.kaiming_normal_(kernel.movedim(-1, 1), mode="fan_out", nonlinearity="relu")
 
     def update_temperature(self, temperature: float) -> None:
-        """Set the temperature of all attentions; training starts high and ends at 1.
+        """Set the temperature of all attentions; training starts high and ends at 1. Saved with the state.
 
         Raises:
             ValueError: it is not positive.
         """
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        self.attention.temperature = float(temperature)
+        self.attention.temperature.fill_(temperature)
 
     def forward(self, input: SparseTensor) -> SparseTensor:
         """See :func:`sparseconv.functional.od_conv`."""
