@@ -20,7 +20,8 @@ from sparseconv.geometry import ConvGeometry
 from sparseconv.kernel_map import KernelMap
 
 # Bytes of maps kept for the next call: the layers of a network run at a handful of sizes. A 3x3 map of eight
-# 224 x 224 images takes 29 MB.
+# 224 x 224 images takes 29 MB. A map above half of it would drive out the others at each call: of those the last
+# one alone is kept, beside the rest.
 _BYTES_KEPT = 256 << 20
 
 
@@ -43,6 +44,7 @@ _Pairs = TypeVar("_Pairs", KernelMap, NeighborPairs)
 
 _lock = threading.Lock()
 _kept: OrderedDict[Any, Any] = OrderedDict()
+_large: OrderedDict[Any, Any] = OrderedDict()
 
 
 def _bytes(kept: KernelMap | NeighborPairs) -> int:
@@ -56,16 +58,21 @@ def _bytes(kept: KernelMap | NeighborPairs) -> int:
 def remembered(key: Any, build: Callable[[], _Pairs]) -> _Pairs:
     """The map that ``build`` makes, kept under ``key`` until newer maps need its place."""
     with _lock:
-        if key in _kept:
-            _kept.move_to_end(key)
-            return _kept[key]
+        for store in (_kept, _large):
+            if key in store:
+                store.move_to_end(key)
+                return store[key]
     # Kept, so it must serve training after an evaluation in inference mode.
     with torch.inference_mode(False):
         made = build()
     with _lock:
+        if _bytes(made) > _BYTES_KEPT // 2:
+            _large.clear()
+            _large[key] = made
+            return made
         _kept[key] = made
         total = sum(map(_bytes, _kept.values()))
-        while total > _BYTES_KEPT and len(_kept) > 1:
+        while total > _BYTES_KEPT:
             total -= _bytes(_kept.popitem(last=False)[1])
     return made
 

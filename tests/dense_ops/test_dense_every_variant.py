@@ -11,6 +11,7 @@ from dense_checks import F64, assert_equal, draw
 from dense_layers import CHANNELS, LAYERS
 
 import sparseconv
+from sparseconv.circle_taps import _matrix
 from sparseconv.dense_ops import functional, index_map
 
 
@@ -95,6 +96,7 @@ def test_results_do_not_depend_on_the_default_device(name) -> None:
     layer, x = settled(name), draw(2, CHANNELS, 12, 8)
     expected = results(layer, x)
     index_map._kept.clear()
+    _matrix.cache_clear()
     with torch.device("meta"):
         found = results(layer, x)
     for one, two in zip(expected, found, strict=True):
@@ -110,8 +112,28 @@ def test_maps_are_forgotten_when_newer_ones_need_their_place(monkeypatch) -> Non
     index_map._kept.clear()
     monkeypatch.setattr(index_map, "_BYTES_KEPT", 20_000)
     weight = torch.zeros(1, 1, 3, 3, dtype=F64)
-    for size in range(10, 30):
+    for size in range(4, 14):
         functional.conv2d(torch.zeros(1, 1, size, size, dtype=F64), weight)
     kept = list(index_map._kept.values())
-    assert len(kept) < 20 and kept[-1].n_in == 29 * 29
-    assert sum(map(index_map._bytes, kept)) <= 20_000 or len(kept) == 1
+    assert 1 < len(kept) < 10 and kept[-1].n_in == 13 * 13
+    assert sum(map(index_map._bytes, kept)) <= 20_000
+
+
+def test_a_large_map_drives_no_other_out(monkeypatch) -> None:
+    index_map._kept.clear()
+    index_map._large.clear()
+    monkeypatch.setattr(index_map, "_BYTES_KEPT", 20_000)
+    made = []
+    build = index_map.batched_map
+
+    def counted(pairs, n_in, *rest, **named):
+        made.append(n_in)
+        return build(pairs, n_in, *rest, **named)
+
+    monkeypatch.setattr(index_map, "batched_map", counted)
+    weight = torch.zeros(1, 1, 3, 3, dtype=F64)
+    sizes = (6, 8, 40)
+    for size in (*sizes, *sizes, 41):
+        functional.conv2d(torch.zeros(1, 1, size, size, dtype=F64), weight)
+    assert made == [36, 64, 1600, 1681]
+    assert len(index_map._kept) == 2 and [kept.n_in for kept in index_map._large.values()] == [1681]
