@@ -1,6 +1,7 @@
 """What of the engine and of the libraries around it works on this machine, and the remedy for what does not.
 
-Every probe may fail in any way; what it raises becomes its finding.
+Every probe may fail in any way; what it raises becomes its finding. The package imports torch and numba before any
+command starts: one of them that cannot be imported at all is not diagnosed here, but ends in its own error.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ LIBRARIES = (
     ("pyarrow", "pyarrow", "Waymo's files", 'pip install "sparseconv[waymo]"'),
     ("ray", "ray", "jobs on a cluster", 'pip install "sparseconv[cluster]"'),
     ("matplotlib", "matplotlib", "bird's-eye pictures", 'pip install "sparseconv[viz]"'),
-    ("plotly", "plotly", "pages that turn in a browser", "pip install plotly"),
+    ("plotly", "plotly", "pages that turn in a browser", 'pip install "sparseconv[viz]"'),
 )
 _IMPORT = (
     "import importlib, sys\n"

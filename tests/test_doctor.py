@@ -125,3 +125,8 @@ def test_exit_code_says_that_the_engine_itself_fails(
     code, output = run_here()
     assert code == 1 and "The engine cannot run here." in output
     assert ("cannot load" if values is None else "320.0, 211.0") in " ".join(output.split())
+
+
+def test_every_remedy_is_an_extra() -> None:
+    for module, _, _, remedy in checkup.LIBRARIES:
+        assert remedy.startswith('pip install "sparseconv['), module
