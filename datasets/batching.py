@@ -148,7 +148,7 @@ def collate(
     if _all_or_none(samples, "box_labels"):
         box_labels = tuple(torch.from_numpy(np.array(sample.box_labels, np.int64)) for sample in samples)
     if _all_or_none(samples, "class_id"):
-        class_ids = torch.tensor([sample.class_id for sample in samples])
+        class_ids = torch.tensor([sample.class_id for sample in samples], device="cpu")
     names = tuple(sample.name for sample in samples)
     return Batch(voxels, labels, point_labels, boxes, box_labels, class_ids, names)
 
@@ -200,9 +200,9 @@ def label_voxels(
             has no points.
 
     Returns:
-        int64 `[n_voxels]`.
+        int64 `[n_voxels]`, on the device of `point_rows`.
     """
-    result = torch.full((n_voxels,), ignore_label, dtype=torch.int64)
+    result = torch.full((n_voxels,), ignore_label, dtype=torch.int64, device=point_rows.device)
     voting = torch.nonzero((point_rows >= 0) & (point_labels != ignore_label))[:, 0]
     if not len(voting):
         return result
@@ -220,7 +220,7 @@ def label_voxels(
     order = torch.sort(counts, descending=True, stable=True).indices
     order = order[torch.sort(pairs[order, 0], stable=True).indices]
     ordered = pairs[order]
-    is_first = torch.ones(len(ordered), dtype=torch.bool)
+    is_first = torch.ones(len(ordered), dtype=torch.bool, device=ordered.device)
     is_first[1:] = ordered[1:, 0] != ordered[:-1, 0]
     result[ordered[is_first, 0]] = ordered[is_first, 1]
     return result

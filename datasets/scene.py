@@ -180,3 +180,18 @@ def _objects(
         box = (cos * x - sin * y, sin * x + cos * y, z, *size, place.yaw)
         objects.append(SceneObject(instance, kind, tuple(float(value) for value in box), place.velocity))
     return tuple(objects)
+
+
+def points_of_objects(instances: Int32, numbers: Int32) -> Int32:
+    """How many points each object has.
+
+    Args:
+        instances: `[N]` object of each point.
+        numbers: `[B]` of the objects.
+
+    Returns:
+        `[B]`.
+    """
+    known, counts = np.unique(instances, return_counts=True)
+    count_of = dict(zip(known.tolist(), counts.tolist(), strict=True))
+    return np.array([count_of.get(number, 0) for number in numbers.tolist()], np.int32)

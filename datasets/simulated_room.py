@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from .boxes import as_boxes, transform_boxes
 from .ray_casting import cast_rays, check_caster
 from .room_layout import BOX_CLASSES, CLASS_ID, CLASSES, RoomPlan, room_scene, standing_places
 from .sample import Sample
-from .scene import Scene
+from .scene import Scene, points_of_objects
 from .solids import Float64, Int32, Rays
 
 SENSORS = ("tripod", "camera")
@@ -73,10 +73,16 @@ class SimulatedRoom:
             raise ValueError(f"sensor must be one of {', '.join(SENSORS)}, got {self.sensor!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
             raise ValueError(f"seed must be a whole number >= 0, got {self.seed!r}")
-        if self.views is not None and self.views < 1:
-            raise ValueError(f"views must be at least 1, got {self.views!r}")
-        if self.resolution is not None and (len(self.resolution) != 2 or min(self.resolution) < 1):
-            raise ValueError(f"resolution must be columns and rows, both at least 1, got {self.resolution!r}")
+        if self.views is not None and not _is_count(self.views):
+            raise ValueError(f"views must be at least 1 and whole, got {self.views!r}")
+        if self.resolution is not None and (
+            not isinstance(self.resolution, Sequence)
+            or len(self.resolution) != 2
+            or not all(_is_count(rays) for rays in self.resolution)
+        ):
+            raise ValueError(
+                f"resolution must be columns and rows, both at least 1 and whole, got {self.resolution!r}"
+            )
         if not 0.0 <= self.noise < np.inf:
             raise ValueError(f"noise must be a multiple >= 0, got {self.noise!r}")
         check_caster(self.caster)
@@ -214,8 +220,6 @@ class SimulatedRoom:
     ) -> Sample:
         objects = scene.objects
         numbers = np.array([item.instance for item in objects], np.int32)
-        known, counts = np.unique(instances, return_counts=True)
-        count_of = dict(zip(known.tolist(), counts.tolist(), strict=True))
         arguments: dict[str, Any] = {
             "labels": labels,
             "instances": instances,
@@ -224,11 +228,15 @@ class SimulatedRoom:
             "box_labels": np.array([BOX_CLASSES.index(item.kind) for item in objects], np.int32),
             "box_data": {
                 "instance": numbers,
-                "num_points": np.array([count_of.get(number, 0) for number in numbers.tolist()], np.int32),
+                "num_points": points_of_objects(instances, numbers),
             },
             **more,
         }
         return Sample(points, FIELDS, **arguments)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
 
 
 def _texture(points: Float64, classes: Int32) -> Float64:

@@ -13,7 +13,7 @@ from .boxes import as_boxes
 from .point_cloud import PointCloud
 from .ray_casting import cast_rays, check_caster
 from .sample import Sample
-from .scene import Scene
+from .scene import Scene, points_of_objects
 from .solids import Float64, Rays
 from .street_layout import BOX_CLASSES, CLASS_ID, CLASSES, ground_class, is_marking, street_scene
 
@@ -292,15 +292,13 @@ class SimulatedStreet:
         )[near]
         names = tuple(objects[number].kind for number in near)
         numbers = np.array([objects[number].instance for number in near], np.int32)
-        known, counts = np.unique(instances, return_counts=True)
-        count_of = dict(zip(known.tolist(), counts.tolist(), strict=True))
         return {
             "boxes": as_boxes(rows),
             "box_names": names,
             "box_labels": np.array([BOX_CLASSES.index(name) for name in names], np.int32),
             "box_data": {
                 "instance": numbers,
-                "num_points": np.array([count_of.get(number, 0) for number in numbers.tolist()], np.int32),
+                "num_points": points_of_objects(instances, numbers),
             },
         }
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .mesh import fan
+
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 
@@ -37,7 +39,7 @@ class Polyhedron:
     def create(cls, vertices: npt.ArrayLike, faces: Sequence[Sequence[int]]) -> Polyhedron:
         """A solid of plane faces, each a convex polygon's vertex numbers in order around it."""
         points = np.asarray(vertices, np.float64)
-        triangles = [(face[0], face[i], face[i + 1]) for face in faces for i in range(1, len(face) - 1)]
+        triangles = [triangle for face in faces for triangle in fan(face)]
         middle = points.mean(axis=0)
         planes = []
         for face in faces:

@@ -27,7 +27,7 @@ def flip(
         axes: see `flip_along`.
         probability: 0 to 1, for each axis on its own.
     """
-    probability_is_valid(probability)
+    check_probability(probability)
     for axis in axes:
         if rng.random() < probability:
             sample = flip_along(sample, axis)
@@ -60,7 +60,7 @@ def translate(sample: Sample, rng: np.random.Generator, *, sigma: float | Sequen
     return translate_by(sample, rng.normal(size=3) * deviation)
 
 
-def probability_is_valid(probability: float) -> None:
+def check_probability(probability: float) -> None:
     """Refuse a number outside 0 to 1.
 
     Raises:

@@ -6,7 +6,7 @@ import numpy as np
 
 from sparseconv.datasets.sample import Sample
 
-from .random_motions import probability_is_valid
+from .random_motions import check_probability
 
 
 def jitter(sample: Sample, rng: np.random.Generator, *, sigma: float = 0.01, limit: float = 0.05) -> Sample:
@@ -34,7 +34,7 @@ def drop_points(sample: Sample, rng: np.random.Generator, *, share: float = 0.1)
         rng: decides.
         share: 0 to 1.
     """
-    probability_is_valid(share)
+    check_probability(share)
     return sample.select_points(rng.random(len(sample)) >= share)
 
 

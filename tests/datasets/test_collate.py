@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -101,6 +102,14 @@ def test_an_empty_sample_in_the_middle() -> None:
     batch = collate([cloud([[0, 0, 0, 0]], [1]), cloud([], []), cloud([[1, 1, 1, 0]], [2])], 1.0)
     assert batch.voxels.batch_size == 3 and batch.labels.tolist() == [1, 2]
     assert batch.voxels.indices[:, 0].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("rule", ["majority", "first"])
+def test_labels_lie_where_the_rows_do_whatever_the_default_device(rule: Literal["majority", "first"]) -> None:
+    rows, labels = torch.tensor([0, 0, 2, -1]), torch.tensor([3, 3, 1, 2])
+    with torch.device("meta"):
+        assert label_voxels(labels, rows, 3, rule).tolist() == [3, -1, 1]
+        assert label_voxels(labels, rows - 9, 3, rule).tolist() == [-1, -1, -1]
 
 
 def test_fields_are_chosen_and_ordered() -> None:

@@ -145,7 +145,10 @@ def test_depth_noise_grows_with_the_square_of_depth() -> None:
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "sensor": ({"sensor": "sonar"}, "sensor must be one of tripod, camera, got 'sonar'"),
     "seed": ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
-    "views": ({"views": 0}, "views must be at least 1, got 0"),
+    "views": ({"views": 0}, "views must be at least 1 and whole, got 0"),
+    "broken views": ({"views": 2.5}, "views must be at least 1 and whole, got 2.5"),
+    "broken resolution": ({"resolution": (10.5, 4)}, "resolution must be columns and rows"),
+    "one number": ({"resolution": 10}, "resolution must be columns and rows"),
     "resolution": ({"resolution": (10, 0)}, "resolution must be columns and rows"),
     "noise": ({"noise": -1.0}, "noise must be a multiple >= 0"),
     "caster": ({"caster": "cuda"}, "caster must be"),
