@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from sparseconv.dense_ops.mixture import global_average
 from sparseconv.dense_ops.window import Padding, Pair, Size, Window
 from sparseconv.kernel_map import KernelMap
 from sparseconv.ops.mapped import convolve_features
+from sparseconv.ops.region_choice import region_taps, straight_through
 
 GENERATORS = ("paper", "mix")
 
@@ -45,59 +45,9 @@ def region_map(window: Window, batch_size: int, regions: Tensor, n_regions: int)
     return KernelMap(base.in_rows[order], base.out_rows[order], offsets, base.n_in, base.n_out, True)
 
 
-def _region_taps(weight: Tensor) -> Tensor:
-    """``[N, m, O, C, kh, kw]`` to ``[O, N m K, C]``."""
-    flat = weight.flatten(4).permute(2, 0, 1, 4, 3)
-    return flat.reshape(flat.shape[0], -1, flat.shape[4])
-
-
-class _StraightThrough(torch.autograd.Function):
-    """Add every region's output times a share that is 0 and has the derivative of the region's score.
-
-    The sum is never taken. A score gets the gradient that its region's output would have had, the kernels get
-    none, and derivatives of higher order follow.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, output: Tensor, scores: Tensor, rows: Tensor, weight: Tensor, window: Window, batch_size: int
-    ) -> Tensor:
-        ctx.save_for_backward(scores, rows, weight)
-        ctx.window, ctx.batch_size = window, batch_size
-        return output.view_as(output)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        scores, rows, weight = tensors = ctx.saved_tensors
-        # In the output's type: autocast, which chose it, is off on the way back.
-        rows, weight = rows.to(grad.dtype), weight.to(grad.dtype)
-        grad_scores = grad_rows = grad_weight = None
-        every = window_map(ctx.window, ctx.batch_size, rows.device, per_sample=True)
-        outputs = (
-            convolve_features(rows, _region_taps(weight[:, region : region + 1]), None, every)
-            for region in range(weight.shape[1])
-        )
-        if not torch.is_grad_enabled():
-            # One region's output at a time.
-            if ctx.needs_input_grad[1]:
-                columns = [(grad * output).sum(1) for output in outputs]
-                grad_scores = torch.stack(columns, 1).to(scores.dtype)
-        else:
-            shares = (scores - scores.detach()).to(grad.dtype)
-            total = sum(output * shares[:, region, None] for region, output in enumerate(outputs))
-            wanted = [tensor for tensor in tensors if tensor.requires_grad]
-            found = dict(
-                zip(map(id, wanted), torch.autograd.grad(total, wanted, grad, create_graph=True), strict=True)
-            )
-            grad_scores, grad_rows, grad_weight = (found.get(id(tensor)) for tensor in tensors)
-        return (
-            grad,
-            grad_scores,
-            grad_rows,
-            grad_weight,
-            None,  # window
-            None,  # batch_size
-        )
+def _by_tap(weight: Tensor) -> Tensor:
+    """``[N, m, O, C, kh, kw]`` to ``[N, m, O, K, C]``."""
+    return weight.flatten(4).transpose(3, 4)
 
 
 @eager
@@ -144,10 +94,14 @@ def dr_conv2d(
         raise ValueError(f"the guide must have shape {wanted}, got {list(guide.shape)}")
     rows, guides = as_rows(input), as_rows(guide)
     kernel_map = region_map(window, batch_size, guides.argmax(1), n_regions)
-    output = convolve_features(rows, _region_taps(weight), None, kernel_map)
+    weight = _by_tap(weight)
+    output = convolve_features(rows, region_taps(weight), None, kernel_map)
     if torch.is_grad_enabled() and guide.requires_grad:
         scores = torch.softmax(guides, dim=1)
-        output = _StraightThrough.apply(output, scores, rows, weight, window, batch_size)
+        device = rows.device
+        output = straight_through(
+            output, scores, rows, weight, lambda: window_map(window, batch_size, device, per_sample=True)
+        )
     image = as_image(output, batch_size, window.out_shape)
     return image if bias is None else image + bias[:, None, None].to(image.dtype)
 

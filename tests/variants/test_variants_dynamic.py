@@ -10,6 +10,7 @@ from variant_layers import CHANNELS, layer_class, scene
 from voxel_walk import Voxels, per_sample, strided_sites
 
 import sparseconv
+import sparseconv.dense_ops
 from sparseconv import SparseTensor
 from sparseconv import functional as F
 from sparseconv.ops import mapped
@@ -175,6 +176,31 @@ def test_the_guides_gradient_is_the_straight_through_one(backend: str) -> None:
     assert (found_weight[1] == 0).all()  # no voxel of the empty sample
     with pytest.raises(ValueError, match="output's sites"):
         F.dr_conv(x, scene(3, count=29, channels=4), weight)
+
+
+def test_second_derivatives_are_those_of_the_dense_layer() -> None:
+    """On a full grid, of a function of all gradients, by everything that they depend on."""
+    image = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    guide = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 3, 4, 3, 3, 3, dtype=torch.float64, requires_grad=True)  # [N, m, O, C, kh, kw]
+    cotangent = torch.randn(2, 4, 4, 5, dtype=torch.float64, requires_grad=True)
+    sites = torch.ones(2, 4, 5).nonzero().int()
+    leaves = [image, guide, weight]
+
+    def sparse() -> Tensor:
+        rows, guides = (tensor.permute(0, 2, 3, 1).flatten(0, 2) for tensor in (image, guide))
+        x = SparseTensor(rows, sites, [4, 5], 2)
+        out = F.dr_conv(x, x.replace_feature(guides), weight.movedim(3, -1), subm=True)
+        return out.features.reshape(2, 4, 5, 4).permute(0, 3, 1, 2)
+
+    seconds = []
+    for run in (sparse, lambda: sparseconv.dense_ops.dr_conv2d(image, guide, weight, padding=1)):
+        first = torch.autograd.grad(run(), leaves, cotangent, create_graph=True)
+        total = sum(gradient.sin().sum() for gradient in first)
+        seconds.append(torch.autograd.grad(total, [*leaves, cotangent]))
+    for one, two in zip(*seconds, strict=True):
+        assert two.abs().max() > 0
+        assert_close(one, two, 27 * 27)
 
 
 def test_a_guide_learns_under_autocast_from_kernels_in_half_precision() -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sparseconv.compilation import eager
 from sparseconv.functional.variants.placement import (
@@ -19,47 +16,8 @@ from sparseconv.functional.variants.placement import (
     regrouped,
 )
 from sparseconv.ops.mapped import convolve_features
-from sparseconv.tensor import NamedMap, SparseTensor, check_sparse
-
-
-def _by_tap(weight: Tensor) -> Tensor:
-    """``[B, m, O, *kernel, C]`` to ``[O, B m K, C]``."""
-    flat = weight.flatten(3, -2)  # [B, m, O, K, C]
-    return flat.permute(2, 0, 1, 3, 4).reshape(flat.shape[2], -1, flat.shape[4])
-
-
-class _StraightThrough(torch.autograd.Function):
-    """Pass rows through; send to each region's score the gradient that its kernel's output would have had."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, output: Tensor, scores: Tensor, features: Tensor, weight: Tensor, record: NamedMap
-    ) -> Tensor:
-        ctx.save_for_backward(features, weight)
-        ctx.record, ctx.dtype = record, scores.dtype
-        return output.view_as(output)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_scores = None
-        if ctx.needs_input_grad[1]:
-            # In the output's type: autocast, which chose it, is off on the way back.
-            features, weight = (tensor.to(grad.dtype) for tensor in ctx.saved_tensors)
-            kernel_map = per_sample(ctx.record)
-            columns = []
-            # One region's output at a time.
-            for region in range(weight.shape[1]):
-                rows = convolve_features(features, _by_tap(weight[:, region : region + 1]), None, kernel_map)
-                columns.append((grad * rows).sum(1))
-            grad_scores = torch.stack(columns, 1).to(ctx.dtype)
-        return (
-            grad,
-            grad_scores,
-            None,  # features
-            None,  # weight
-            None,  # record
-        )
+from sparseconv.ops.region_choice import region_taps, straight_through
+from sparseconv.tensor import SparseTensor, check_sparse
 
 
 @eager
@@ -80,7 +38,7 @@ def dr_conv(
     ``y[q] = sum over t of W[n, argmax over j of guide[q, j], t] x_t``: the multiply-adds of one convolution. Of
     equal guides the lowest region wins. Backward, the choice counts as the softmax ``S`` of the guide: with ``g``
     the output's gradient, ``Y_j`` the output of kernel j and ``v_j = <g, Y_j>``, the guide gets
-    ``S_j (v_j - sum over l of S_l v_l)``, once; the kernels get the gradient of the choice that was made. Chen et
+    ``S_j (v_j - sum over l of S_l v_l)``; the kernels get the gradient of the choice that was made. Chen et
     al., "Dynamic Region-Aware Convolution", arXiv 2003.12243.
 
     Args:
@@ -113,10 +71,11 @@ def dr_conv(
     region = guide.features.argmax(1)
     group = batch_of(record.outputs) * n_regions + region
     kernel_map = regrouped(record.kernel_map, group, input.batch_size * n_regions)
-    features = convolve_features(input.features, _by_tap(weight), None, kernel_map)
+    taps = weight.flatten(3, -2)  # [B, m, O, K, C]
+    features = convolve_features(input.features, region_taps(taps), None, kernel_map)
     if torch.is_grad_enabled() and guide.features.requires_grad:
         scores = torch.softmax(guide.features, dim=1)
-        features = _StraightThrough.apply(features, scores, input.features.detach(), weight.detach(), record)
+        features = straight_through(features, scores, input.features, taps, lambda: per_sample(record))
     if bias is not None:
         features = features + bias.to(features.dtype)
     return finish(input, features, record, indice_key)
