@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -116,12 +117,43 @@ def end_of_element(path: PathLike, content: bytes, offset: int, element: PlyElem
     """
     if not element.has_lists:
         return offset + element.count * element.record(byte_order).itemsize
+    for places in places_of_records(path, content, offset, element, byte_order):
+        start, length = places[-1]
+        offset = start + length * int(element.properties[-1].type[1])
+    return offset
+
+
+def places_of_records(
+    path: PathLike, content: bytes, offset: int, element: PlyElement, byte_order: str
+) -> Iterator[list[tuple[int, int]]]:
+    """Walk over the records of a binary element with lists.
+
+    Args:
+        path: the file, for messages.
+        content: the whole file.
+        offset: where the element begins.
+        element: as the header describes it.
+        byte_order: `"<"` or `">"`.
+
+    Yields:
+        Of each record, for each property: the offset of its first value, and how many values it has.
+
+    Raises:
+        PointFileError: a value or a list reaches beyond the content.
+    """
     endian: Literal["little", "big"] = "little" if byte_order == "<" else "big"
-    steps = [(int(item.type[1]), int(item.count_type[1]) if item.count_type else 0) for item in element.properties]
-    signed = [bool(item.count_type and item.count_type[0] == "i") for item in element.properties]
+    steps = [
+        (
+            int(item.type[1]),
+            int(item.count_type[1]) if item.count_type else 0,
+            bool(item.count_type and item.count_type[0] == "i"),
+        )
+        for item in element.properties
+    ]
     # Every record takes at least the byte of a list's length, so the loop ends with the content.
     for _ in range(element.count):
-        for (size, count_size), is_signed in zip(steps, signed, strict=True):
+        places = []
+        for size, count_size, is_signed in steps:
             length = 1
             if count_size:
                 field = content[offset : offset + count_size]
@@ -132,8 +164,9 @@ def end_of_element(path: PathLike, content: bytes, offset: int, element: PlyElem
                     path,
                     f"is cut off or damaged in its element {element.name[:30]!r}: download or export it again",
                 )
+            places.append((offset, length))
             offset += length * size
-    return offset
+        yield places
 
 
 def _cut_off(path: PathLike, vertices: PlyElement, found: str) -> PointFileError:

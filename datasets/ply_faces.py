@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from .mesh import TriangleMesh, fan
 from .numeric_text import numbered_lines
-from .ply import end_of_element, read_ply
+from .ply import end_of_element, places_of_records, read_ply
 from .ply_header import PlyElement, PlyHeader, parse_ply_header
 from .point_file import PathLike, PointFileError, read_bytes
 
@@ -87,20 +87,9 @@ def _binary_faces(
         if (table["count"] == 3).all():
             return table["corners"].astype(np.int64)
     triangles: list[tuple[int, int, int]] = []
-    order = "little" if header.byte_order == "<" else "big"
-    for _ in range(faces.count):
-        for number, entry in enumerate(faces.properties):
-            size, length = int(entry.type[1]), 1
-            if entry.count_type:
-                width = int(entry.count_type[1])
-                signed = entry.count_type[0] == "i"
-                length = int.from_bytes(content[offset : offset + width], order, signed=signed)  # type: ignore[arg-type]
-                offset += width
-            if length < 0 or offset + length * size > len(content):
-                raise _cut_off(path, faces)
-            if number == column:
-                triangles.extend(fan(np.frombuffer(content, corner, length, offset).tolist()))
-            offset += length * size
+    for places in places_of_records(path, content, offset, faces, header.byte_order):
+        start, length = places[column]
+        triangles.extend(fan(np.frombuffer(content, corner, length, start).tolist()))
     return np.array(triangles, np.int64).reshape(-1, 3)
 
 

@@ -236,7 +236,7 @@ class SimulatedRoom:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _texture(points: Float64, classes: Int32) -> Float64:

@@ -177,7 +177,7 @@ def test_ply_without_a_number_stays_its_vertices(tmp_path: Path) -> None:
         ("a.stl", b"short", "is no STL file"),
         ("a.stl", stl_text().encode()[:-30], "is cut off"),
         ("a.stl", stl_text().replace("vertex", "corner", 1).encode(), "is cut off: it holds 11 corners"),
-        ("a.ply", ply_bytes("<")[:-3], "is cut off in its 4 faces"),
+        ("a.ply", ply_bytes("<")[:-3], "is cut off or damaged in its element 'face'"),
         ("a.ply", ply_text().replace("9 3 1 2 3", "9 3 1 2").encode(), "line 18 is no face"),
         ("a.ply", ply_text().replace("9 3 1 2 3", "9 3 1 2 7").encode(), "a face names vertex 7 of 4"),
         ("a.ply", float_faces(0), "names the vertices of its faces by f4: expected whole numbers"),
