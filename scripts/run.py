@@ -103,6 +103,7 @@ def _summary(
             "name": scan.name,
             "points": len(scan.points),
             "fields": list(scan.fields),
+            "origin": scan.origin.tolist(),
             "outside": voxels.num_outside,
             "not_finite": voxels.num_nonfinite,
         },

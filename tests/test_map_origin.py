@@ -38,6 +38,11 @@ def call(command: Any, *arguments: str) -> Any:
     return CliRunner().invoke(app, [*arguments])
 
 
+def load(path: str) -> dict[str, np.ndarray]:
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
 def cells_of(sites: np.ndarray, origin: np.ndarray) -> set[tuple[int, ...]]:
     """Voxels in the map, counted from the tile's corner."""
     corner = (origin - CORNER) / SIZE
@@ -58,21 +63,24 @@ def test_results_lie_where_the_file_has_its_points(tile: np.ndarray, bounds: np.
         kept = tile[((tile >= bounds[:3]) & (tile < bounds[3:])).all(1)]
     result = call(voxelize, "tile.npy", *options)
     assert result.exit_code == 0, result.output
-    arrays = np.load("out/tile.npy.npz")
+    arrays = load("out/tile.npy.npz")
     assert arrays["origin"].dtype == np.float64
     found, expected = cells_of(arrays["indices"], arrays["origin"]), expected_cells(kept)
     # In float32 a point a micrometre from a border may change sides.
     assert len(found ^ expected) <= 2 and len(found) > 300
 
-    result = call(run, "tile.npy", "--model", "MinkUNet14", *options)
+    result = call(run, "tile.npy", "--model", "MinkUNet14", *options, "--html", "page.html")
     assert result.exit_code == 0, result.output
-    arrays = np.load("out/features.npz")
+    shift = json.loads(Path("out/summary.json").read_text())["scan"]["origin"]
+    np.testing.assert_array_less(np.abs(shift[:2] - CORNER[:2]), 13)
+    assert f"{shift[0]:.12g} {shift[1]:.12g} 0, which the clouds" in Path("page.html").read_text()
+    arrays = load("out/features.npz")
     assert len(cells_of(arrays["input_indices"], arrays["origin"]) ^ expected) <= 2
     assert json.loads(Path("out/summary.json").read_text())["grid"]["origin"] == arrays["origin"].tolist()
 
     result = call(run, "tile.npy", "--model", "MinkUNet14", *options[:2], *options[4:], "--out", "job", *HERE)
     assert result.exit_code == 0, result.output
-    arrays = np.load("job/features/tile.npy.npz")
+    arrays = load("job/features/tile.npy.npz")
     assert len(cells_of(arrays["indices"], arrays["origin"]) ^ expected) <= 2
     assert json.loads(Path("job/results.jsonl").read_text())["origin"] == arrays["origin"].tolist()
 

@@ -163,7 +163,8 @@ def test_output_voxels_stand_where_their_input_does(tmp_path: Path, model: str) 
     assert result.exit_code == 0, result.output
     (cloud,) = plots(Page(page.read_text()))["output"]
     drawn = np.stack([unpacked(cloud[axis]) for axis in "xyz"], 1)
-    cells = np.load(out / "features.npz")["indices"][:, :0:-1] + 0.5
+    with np.load(out / "features.npz") as arrays:
+        cells = arrays["indices"][:, :0:-1] + 0.5
     np.testing.assert_allclose(drawn[:, :2], cells[:, :2] * 8 * 0.25, atol=1e-3)
     np.testing.assert_allclose(drawn[:, 2], cells[:, 2] * 16 * 0.25 if cells.shape[1] == 3 else 0.0, atol=1e-3)
 

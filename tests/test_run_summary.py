@@ -27,7 +27,8 @@ def test_an_intensity_that_is_no_number_is_counted(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0, result.output
     summary = json.loads((tmp_path / "out/summary.json").read_text(), parse_constant=refuse)
-    features = np.load(tmp_path / "out/features.npz")["features"]
+    with np.load(tmp_path / "out/features.npz") as arrays:
+        features = arrays["features"]
     rows = int((~np.isfinite(features)).any(1).sum())
     assert rows > 0 and summary["output"]["not_finite"] == rows and summary["output"]["feature_norm"] is None
     assert summary["voxels_not_finite"] == 1

@@ -166,6 +166,7 @@ def _summary_table(summary: dict[str, Any], count: ForwardCount) -> str:
     rows = [
         ("scan", f"{scan['points']:,} points" + (f" ({', '.join(dropped)} dropped)" if dropped else "")),
         ("voxels", f"{summary['voxels']:,} of {size} in {cells}{share}"),
+        *([("drawn from", _position(scan["origin"]))] if any(scan["origin"]) else []),
         ("weights", str(summary["model"]["weights"])),
         ("parameters", f"{count.parameters:,}"),
         ("forward pass", f"{giga(count.macs)} GFLOPs ({shares})"),
@@ -182,6 +183,10 @@ def _summary_table(summary: dict[str, Any], count: ForwardCount) -> str:
     ]
     body = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in rows)
     return f"<table class='summary'><tbody>{body}</tbody></table>"
+
+
+def _position(origin: Sequence[float]) -> str:
+    return " ".join(f"{value:.12g}" for value in origin) + ", which the clouds below leave out of the coordinates"
 
 
 def _cells(layer: LayerCount) -> list[str]:
