@@ -13,7 +13,7 @@ from tolerance import assert_close
 from torch import Tensor
 
 from sparseconv import SparseTensor, functional, nn, use_backend
-from sparseconv.backends import reference
+from sparseconv.backends import cuda, reference
 from sparseconv.backends.cuda import implicit_gemm
 from sparseconv.backends.cuda.implicit_gemm_tiles import GradientTile, gradient_tile, pairs_per_task
 from sparseconv.backends.cuda.implicit_gemm_tuning import tuned
@@ -26,6 +26,8 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 @pytest.fixture
 def through_ops(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers and their gradients run on the fused kernels."""
+    for name in ("CONVOLVED_HALVES", "GRADIENT_HALVES"):
+        monkeypatch.setattr(implicit_gemm, name, getattr(cuda, name), raising=False)
     monkeypatch.setattr(conv, "backend_for", lambda device: implicit_gemm)
 
 
