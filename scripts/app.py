@@ -26,6 +26,7 @@ def main() -> None:
     from sparseconv.scripts.flops import flops
     from sparseconv.scripts.run import run
     from sparseconv.scripts.variants import variants
+    from sparseconv.scripts.version import options
     from sparseconv.scripts.view import view
     from sparseconv.scripts.voxelize import voxelize
     from sparseconv.scripts.warmup import warmup
@@ -36,6 +37,7 @@ def main() -> None:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
+    app.callback()(options)
     app.command()(voxelize)
     app.command()(run)
     app.command()(flops)

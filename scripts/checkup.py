@@ -124,6 +124,12 @@ def _cores() -> Finding:
     return Finding("machine", "cores", "ok", detail)
 
 
+def _package() -> Finding:
+    import sparseconv
+
+    return Finding("engine", "sparseconv", "ok", sparseconv.__version__)
+
+
 def _torch() -> Finding:
     import torch
 
@@ -280,6 +286,7 @@ def findings() -> Iterator[Finding]:
         ("machine", "Python", _python),
         ("machine", "processor", _processor),
         ("machine", "cores", _cores),
+        ("engine", "sparseconv", _package),
         ("engine", "torch", _torch),
         ("engine", "numba", _numba),
         ("engine", "code cache", _code_cache),

@@ -178,3 +178,10 @@ def test_a_file_in_place_of_the_folder_is_refused(scan_file: Path, tmp_path: Pat
     assert result.returncode == 2
     assert "is a file" in result.stderr
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_version() -> None:
+    from sparseconv import __version__
+
+    result = call("--version")
+    assert (result.returncode, result.stdout) == (0, f"sparseconv {__version__}\n"), result.stderr

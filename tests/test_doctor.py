@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import sparseconv
 from sparseconv.scripts import checkup
 from sparseconv.scripts.checkup import Finding, findings
 from sparseconv.scripts.doctor import doctor
@@ -77,6 +78,7 @@ def test_machine_here() -> None:
     assert all(line.detail for line in found)
     assert lines["cpu backend"]["detail"] == "convolves two voxels on cpu"
     assert "AVX" in lines["processor"]["detail"] or "NEON" in lines["processor"]["detail"]
+    assert lines["sparseconv"]["detail"] == sparseconv.__version__
     assert checkup.engine_works(found)
 
 

@@ -20,7 +20,7 @@ from sparseconv.scripts.jobs.settings import Settings
 EXIT_SOME_FAILED = 1
 EXIT_INTERRUPTED = 130
 # A log gets a line this often, in seconds, where there is no terminal for a bar.
-_LOG_EVERY = 60.0
+_LOG_EVERY = 30.0
 # Failures printed in full; all of them stand in job_summary.json.
 _SHOWN_FAILURES = 20
 
