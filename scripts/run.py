@@ -25,6 +25,7 @@ from sparseconv.nn.conv import SparseConvolution
 from sparseconv.scripts.console import complain, one_line_errors, out, parse_numbers, progress
 from sparseconv.scripts.flop_counts.tables import giga, ratio
 from sparseconv.scripts.jobs.request import is_job, run_job
+from sparseconv.scripts.jobs.search import SETTINGS_FILE
 from sparseconv.scripts.network import (
     build_network,
     check_model,
@@ -248,6 +249,8 @@ def run(
             ray_address=ray or ("local" if cluster else None),
         )
         return
+    if (out_dir / SETTINGS_FILE).exists():
+        raise ValueError(f"{out_dir}: holds the results of a big job; name another --out for those of one scan")
     file = files[0] if files else None
     described = describe_weights(weights)
     if file is None and (problem := open3d_problem()) is not None:

@@ -109,6 +109,11 @@ def voxelize(
             bar.advance(task)
     if table.row_count:
         out.print(table)
+        if out_dir is not None:
+            files_written = "1 file" if table.row_count == 1 else f"{table.row_count:,} files"
+            out.print(
+                f"wrote {files_written} NAME.npz in {out_dir}", markup=False, highlight=False, soft_wrap=True
+            )
     if failed:
         raise typer.Exit(EXIT_BAD_INPUT)
 

@@ -95,6 +95,7 @@ def test_voxelize_writes_what_the_library_gives(scan_file: Path, tmp_path: Path)
     for name in ("features", "indices", "num_points", "point_rows"):
         np.testing.assert_array_equal(arrays[name], getattr(expected, name).numpy())
     assert f"{len(expected.indices):,}" in result.stdout
+    assert f"wrote 1 file NAME.npz in {tmp_path / 'out'}" in result.stdout
 
 
 def test_script_files_run_by_themselves(scan_file: Path, tmp_path: Path) -> None:
@@ -185,3 +186,16 @@ def test_version() -> None:
 
     result = call("--version")
     assert (result.returncode, result.stdout) == (0, f"sparseconv {__version__}\n"), result.stderr
+
+
+def test_one_scan_and_a_big_job_share_no_folder(scan_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "job.json").write_text("{}")
+    result = call("run", scan_file, "--out", tmp_path / "job")
+    assert result.returncode == 2 and "results of a big job" in result.stderr
+    (tmp_path / "one").mkdir()
+    for name in ("summary.json", "features.npz", "birds_eye.png"):
+        (tmp_path / "one" / name).touch()
+    result = call("run", scan_file.parent, "--out", tmp_path / "one")
+    assert result.returncode == 2 and "results of one scan" in result.stderr
+    assert not (tmp_path / "one" / "job.json").exists()

@@ -70,6 +70,8 @@ def run_job(
         raise ValueError(f"--save must be features, got {save!r}")
     if ray_address is not None and workers is not None:
         raise ValueError("--jobs counts this machine's reading processes; Ray places its own tasks: leave it out")
+    if all((folder / name).exists() for name in ("summary.json", "features.npz", "birds_eye.png")):
+        raise ValueError(f"{folder}: holds the results of one scan; name another --out for those of a big job")
     settings = Settings.create(model, weights, voxel_size=voxel_size, point_range=point_range)
     scans = find_scans(sources or [], pattern, skip=folder)
     runner = None
