@@ -49,6 +49,7 @@ class _Content:
     label_names: dict[int, str] | None = None
     boxes: NDArray[Any] | None = None
     box_names: tuple[str, ...] = ()
+    driving: bool = False
     origin: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
 
 
@@ -72,6 +73,7 @@ def _street(seed: int) -> _Content:
         dict(enumerate(SimulatedStreet.CLASSES)),
         boxes[seen],
         tuple(name for name, kept in zip(frame.box_names, seen, strict=True) if kept),
+        driving=True,
     )
 
 
@@ -79,11 +81,15 @@ def _file(path: Path, labels_path: Path | None) -> _Content:
     cloud = read_points(path)
     is_driving = path.name.lower().endswith(".bin")
     size = (_DRIVING_VOXEL,) * 3 if is_driving else _size_for(cloud.points)
+    # Scans of nuScenes (.pcd.bin) have x to the right.
+    is_kitti = is_driving and not path.name.lower().endswith(".pcd.bin")
     labels, names = cloud.labels, None
     if labels_path is not None:
         labels, _ = read_semantic_kitti_labels(labels_path, len(cloud.points))
         names = dict(ORIGINAL_NAMES)
-    return _Content(path.name, cloud.points, cloud.fields, size, labels, names, origin=cloud.origin)
+    return _Content(
+        path.name, cloud.points, cloud.fields, size, labels, names, driving=is_kitti, origin=cloud.origin
+    )
 
 
 def _read_boxes(path: Path, calib: Path | None) -> tuple[NDArray[Any], tuple[str, ...]]:
@@ -139,6 +145,8 @@ def _scene(content: _Content, color: str | None, bounds: list[float] | None) -> 
         boxes=content.boxes,
         box_names=content.box_names,
         title=f"{content.name}: {len(voxels.indices):,} voxels of {edges}",
+        bounds=local,
+        driving=content.driving,
     )
 
 

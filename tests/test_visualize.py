@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,9 @@ from sparseconv.visualize import (
 )
 from sparseconv.visualize.camera import Camera
 from sparseconv.visualize.cubes import box_lines, visible_faces
+from sparseconv.visualize.from_above import _with_boxes, titled
+
+DOCS = Path(__file__).parent.parent / "docs"
 
 GRID = sc.VoxelGrid.create((0.5, 0.25, 1.0), (10, -2, -3, 15, 3, 4))
 
@@ -200,9 +204,7 @@ RENDERERS = [
 def test_in_space_both_renderers_see_the_same(tmp_path: Path, renderer: str) -> None:
     from sparseconv.visualize.window import render
 
-    scene = voxel_scene(
-        voxels(400), GRID, "height", boxes=np.array([[12.0, 0, 0, 3, 2, 2, 0.0]]), box_names=("car",)
-    )
+    scene = voxel_scene(voxels(400), GRID, "height", boxes=np.array([[12.0, 0, 0, 3, 2, 2, 0.0]]), box_names=("",))
     if renderer == "open3d" and render(scene, 64, 64) is None:
         pytest.skip("Open3D finds no EGL to draw with")
     path = tmp_path / "a.png"
@@ -262,3 +264,54 @@ def test_both_renderers_draw_the_same_picture(tmp_path: Path) -> None:
         drawn.append((imread(tmp_path / f"{renderer}.png")[44:314, :480, :3] < 0.97).any(2))
     assert drawn[0].sum() > 3000
     assert (drawn[0] & drawn[1]).sum() > 0.93 * (drawn[0] | drawn[1]).sum()
+
+
+def test_boxes_and_a_range_widen_the_picture_and_the_title_counts_the_rest() -> None:
+    centres = np.random.default_rng(0).uniform(0, 10, (2000, 3))
+    boxes = np.array([[15.0, 5, 0, 4, 2, 2, 0], [500.0, 0, 0, 4, 2, 2, 0], [np.nan, 0, 0, 4, 2, 2, 0]])
+    size, ends = (0.1, 0.1, 0.1), (np.zeros(2), np.full(2, 10.0))
+    low, high, drawn = _with_boxes(Scene(centres, size, centres[:, 2], "height", boxes=boxes), *ends)
+    np.testing.assert_array_equal(drawn, [True, False, False])
+    np.testing.assert_allclose([low, high], [[0, 0], [17.2, 10]])
+    ranged = Scene(centres, size, centres[:, 2], "height", boxes=boxes, bounds=(-5, -6, -3, 12, 20, 3), title="t")
+    low, high, drawn = _with_boxes(ranged, *ends)
+    np.testing.assert_array_equal([low, high], [[-5, -6], [12, 20]])
+    assert not drawn.any()
+    assert titled(ranged, 1200, 3) == "t (1,200 farther out, 3 of 3 boxes not in the picture)"
+    assert titled(ranged, 0, 0) == "t"
+
+
+def test_a_class_has_one_colour_for_voxels_and_boxes() -> None:
+    names = ("Car", "truck", "gadget", "Tram")
+    scene = Scene(
+        np.zeros((3, 3)),
+        (1, 1, 1),
+        np.arange(3),
+        "label",
+        {0: "car", 1: "Truck", 2: "gadget"},
+        np.zeros((4, 7)),
+        names,
+    )
+    colours = scene.box_colours()
+    assert colours[:3] == list(scene.label_colours().values()) and len(set(colours)) == 4
+    alone = Scene(np.zeros((0, 3)), (1, 1, 1), np.zeros(0), "v", boxes=np.zeros((1, 7)), box_names=("CAR",))
+    assert alone.box_colours() == colours[:1]
+
+
+@pytest.mark.parametrize("look", ["lying", "upright"])
+def test_a_long_title_is_whole(tmp_path: Path, look: str) -> None:
+    side = np.mgrid[0:60, 0:20].reshape(2, -1).T * 0.2
+    centres = np.c_[side if look == "lying" else side[:, ::-1], np.zeros(1200)]
+    draw_from_above(tmp_path / "a.png", Scene(centres, (0.2,) * 3, centres[:, 0], "v", title="scan " * 60))
+    image = imread(tmp_path / "a.png")[..., :3]
+    for edge in (image[:6], image[-6:], image[:, :6], image[:, -6:]):
+        assert (edge > 0.99).all()
+
+
+def test_the_page_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (DOCS / "viewing.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    exec(compile(block, "viewing.md", "exec"), {})
+    assert {path.name for path in tmp_path.iterdir()} == {"above.png", "space.png"}

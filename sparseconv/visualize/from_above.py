@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -17,20 +18,10 @@ _MAX_CELLS = 900
 _PERCENTILES = (0.4, 99.6)
 _LONGER_INCHES, _LEAST_INCHES = 12.0, 3.6
 _DOTS_PER_INCH = 150
-# Colours that neither viridis nor the classes of a street have.
-BOX_COLOURS = {
-    "Car": "#D62728",
-    "Pedestrian": "#FF00C8",
-    "Cyclist": "#FF7F0E",
-    "Truck": "#111111",
-    "Van": "#7F0000",
-}
-_BOX_COLOUR = "#D62728"
-
-
-def box_colour(name: str) -> str:
-    """Colour of a box by its class, whatever its spelling."""
-    return BOX_COLOURS.get(name.capitalize(), _BOX_COLOUR)
+# A box farther out than this many times the longer side of the voxels would leave them too small to see.
+_FARTHEST_BOX = 1.0
+# Characters of a title on an inch, at its size.
+_CHARACTERS_PER_INCH = 12
 
 
 def _image(scene: Scene, low: NDArray[Any], cell: float, shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -69,6 +60,7 @@ def draw_from_above(path: Path | str, scene: Scene) -> None:
         low = edge + np.floor((low - edge) / scene.voxel_size[:2]) * scene.voxel_size[:2]
     else:
         low, high = np.array([-1.0, -1.0]), np.array([1.0, 1.0])
+    low, high, drawn = _with_boxes(scene, low, high)
     extent = high - low
     finest = min(scene.voxel_size[:2])
     cell = finest * max(1.0, float(np.ceil(extent.max() / finest / _MAX_CELLS)))
@@ -82,16 +74,17 @@ def draw_from_above(path: Path | str, scene: Scene) -> None:
     axes = figure.add_subplot()
     bounds = (low[0], low[0] + shape[0] * cell, low[1], low[1] + shape[1] * cell)
     how: dict[str, Any] = {"origin": "lower", "interpolation": "nearest", "aspect": "equal"}
+    words = ("x (forward)", "y (left)") if scene.driving else ("x", "y")
     if lying:
         axes.imshow(image.transpose(1, 0, 2), extent=bounds, **how)
-        axes.set_xlabel("x (forward)")
-        axes.set_ylabel("y (left)")
+        axes.set_xlabel(words[0])
+        axes.set_ylabel(words[1])
     else:
         turned = (bounds[2], bounds[3], bounds[0], bounds[1])
         axes.imshow(image, extent=turned, **how)
-        axes.set_xlabel("y (left)")
-        axes.set_ylabel("x (forward)")
-    _draw_boxes(axes, scene, bounds, lying)
+        axes.set_xlabel(words[1])
+        axes.set_ylabel(words[0])
+    _draw_boxes(axes, scene, drawn, lying)
     if lying:
         axes.set_xlim(bounds[0], bounds[1])
         axes.set_ylim(bounds[2], bounds[3])
@@ -100,25 +93,51 @@ def draw_from_above(path: Path | str, scene: Scene) -> None:
         axes.set_ylim(bounds[0], bounds[1])
     axes.set_facecolor("#FAFAFA")
     beyond = int(((scene.centres[:, :2] < low) | (scene.centres[:, :2] > high)).any(1).sum())
-    axes.set_title(scene.title + (f" ({beyond:,} farther out)" if beyond else ""), fontsize=10)
-    explain(figure, scene, {"ax": axes, "shrink": 0.75, "pad": 0.01}, "outside lower center")
-    figure.savefig(path, dpi=_DOTS_PER_INCH, format="png")
+    title = fill(titled(scene, beyond, int((~drawn).sum())), int(_CHARACTERS_PER_INCH * width))
+    axes.set_title(title, fontsize=10)
+    explain(figure, scene, {"ax": axes, "shrink": 0.75, "pad": 0.01}, "outside lower center", drawn)
+    # The layout can leave a title half outside the figure: the file takes in all that is drawn.
+    figure.savefig(path, dpi=_DOTS_PER_INCH, format="png", bbox_inches="tight", pad_inches=0.12)
 
 
-def _draw_boxes(axes: Any, scene: Scene, bounds: tuple[float, ...], lying: bool) -> None:
+def _with_boxes(
+    scene: Scene, low: NDArray[Any], high: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+    """The corners of the picture, and which boxes are drawn whole in it."""
+    reach = _FARTHEST_BOX * float((high - low).max())
+    if scene.bounds is not None:
+        low, high, reach = np.array(scene.bounds[:2]), np.array(scene.bounds[3:5]), 0.0
+    boxes = scene.boxes
+    drawn = ((boxes[:, :2] >= low - reach) & (boxes[:, :2] <= high + reach)).all(1) & np.isfinite(
+        boxes[:, :7]
+    ).all(1)
+    if drawn.any():
+        corners = box_corners_bev(boxes[drawn]).reshape(-1, 2)
+        margin = 2 * np.array(scene.voxel_size[:2])
+        low, high = np.minimum(low, corners.min(0) - margin), np.maximum(high, corners.max(0) + margin)
+    return low, high, drawn
+
+
+def titled(scene: Scene, voxels: int, boxes: int) -> str:
+    """The title, with how many voxels and boxes the picture leaves out."""
+    left = [f"{voxels:,} farther out"] * (voxels > 0)
+    left += [f"{boxes:,} of {len(scene.boxes):,} boxes not in the picture"] * (boxes > 0)
+    return scene.title + (f" ({', '.join(left)})" if left else "")
+
+
+def _draw_boxes(axes: Any, scene: Scene, drawn: NDArray[np.bool_], lying: bool) -> None:
     """Outlines of the boxes in the picture, each with a stroke from its centre through its front."""
-    names = scene.box_names or ("",) * len(scene.boxes)
-    for box, corners, name in zip(scene.boxes, box_corners_bev(scene.boxes), names, strict=True):
-        if not (bounds[0] <= box[0] <= bounds[1] and bounds[2] <= box[1] <= bounds[3]):
-            continue
+    colours = np.array(scene.box_colours())[drawn]
+    boxes = scene.boxes[drawn]
+    for box, corners, colour in zip(boxes, box_corners_bev(boxes), colours, strict=True):
         ahead = box[:2] + 0.5 * (box[3] + min(1.0, box[3])) * np.array([np.cos(box[6]), np.sin(box[6])])
         outline = np.vstack([corners, corners[:1]])
         for line in (outline, np.stack([box[:2], ahead])):
             x, y = line.T if lying else line[:, ::-1].T
-            axes.plot(x, y, color=box_colour(name), linewidth=1.1, solid_capstyle="butt")
+            axes.plot(x, y, color=str(colour), linewidth=1.1, solid_capstyle="butt")
 
 
-def explain(figure: Any, scene: Scene, bar: dict[str, Any], legend: str) -> None:
+def explain(figure: Any, scene: Scene, bar: dict[str, Any], legend: str, drawn: NDArray[np.bool_]) -> None:
     """A colour bar for numbers, a legend for classes and boxes.
 
     Args:
@@ -126,6 +145,7 @@ def explain(figure: Any, scene: Scene, bar: dict[str, Any], legend: str) -> None
         scene: what is drawn.
         bar: where the colour bar goes: ``ax`` and matplotlib's options for it, or ``cax`` as a rectangle.
         legend: place of the legend.
+        drawn: ``[B]``, which boxes are in the picture.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -134,6 +154,11 @@ def explain(figure: Any, scene: Scene, bar: dict[str, Any], legend: str) -> None
     from matplotlib.patches import Patch
 
     marks: list[Any] = []
+    named = {
+        name: colour
+        for name, colour, seen in zip(scene.box_names, scene.box_colours(), drawn, strict=False)
+        if seen
+    }
     if scene.labels is not None:
         colours = scene.label_colours()
         marks = [
@@ -143,9 +168,6 @@ def explain(figure: Any, scene: Scene, bar: dict[str, Any], legend: str) -> None
         scale = ScalarMappable(Normalize(*scene.limits), colormaps["viridis"])
         where = {"cax": figure.add_axes(bar["cax"])} if "cax" in bar else bar
         figure.colorbar(scale, label=scene.label, **where)
-    marks += [
-        Line2D([], [], color=box_colour(name), linewidth=1.4, label=f"box: {name}")
-        for name in dict.fromkeys(scene.box_names)
-    ]
+    marks += [Line2D([], [], color=colour, linewidth=1.4, label=f"box: {name}") for name, colour in named.items()]
     if marks:
         figure.legend(handles=marks, loc=legend, ncols=min(len(marks), 9), fontsize=9, frameon=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from sparseconv.visualize.camera import Camera
 from sparseconv.visualize.cubes import box_lines, visible_faces
-from sparseconv.visualize.from_above import box_colour, explain
+from sparseconv.visualize.from_above import explain, titled
 from sparseconv.visualize.scene import Scene
 from sparseconv.visualize.window import render
 
@@ -48,7 +49,11 @@ def draw_in_space(
 
     pixels = np.array([width + _RIGHT, height + _ABOVE + _BELOW])
     figure = Figure(figsize=tuple(pixels / _DOTS_PER_INCH))
-    figure.text(0.5, 1 - 0.5 * _ABOVE / pixels[1], scene.title, ha="center", va="center", fontsize=12)
+    camera = Camera.looking_at(scene)
+    outside = ~_seen(camera, scene.centres, width, height)
+    drawn = _seen(camera, box_lines(scene), width, height).any((1, 2))
+    title = fill(titled(scene, int(outside.sum()), int((~drawn).sum())), max(20, width // 9))
+    figure.text(0.5, 1 - 0.5 * _ABOVE / pixels[1], title, ha="center", va="center", fontsize=11)
     axes = figure.add_axes((0.0, _BELOW / pixels[1], width / pixels[0], height / pixels[1]))
     axes.set_axis_off()
     if image is not None:
@@ -61,7 +66,7 @@ def draw_in_space(
         0.16 * _RIGHT / pixels[0],
         0.7 * height / pixels[1],
     )
-    explain(figure, scene, {"cax": bar}, "lower center")
+    explain(figure, scene, {"cax": bar}, "lower center", drawn)
     figure.savefig(path, dpi=_DOTS_PER_INCH, format="png")
     return "matplotlib" if image is None else "open3d"
 
@@ -83,14 +88,20 @@ def _paint(axes: Any, scene: Scene, width: int, height: int) -> None:
             linewidths=0.2,
         )
     )
-    names = scene.box_names or ("",) * len(scene.boxes)
     lines = camera.project(box_lines(scene), width, height)
-    for edges, name in zip(lines, names, strict=True):
+    for edges, colour in zip(lines, scene.box_colours(), strict=True):
         seen = edges[(edges[..., 2] > camera.near).all(1)]
-        axes.add_collection(LineCollection(seen[..., :2], colors=box_colour(name), linewidths=1.2))
+        axes.add_collection(LineCollection(seen[..., :2], colors=colour, linewidths=1.2))
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.set_aspect("equal")
+
+
+def _seen(camera: Camera, points: NDArray[np.float64], width: int, height: int) -> NDArray[np.bool_]:
+    """Which points ``[.., 3]`` are in front of the viewer and within the picture."""
+    column, row, depth = np.moveaxis(camera.project(points, width, height), -1, 0)
+    inside = (column >= 0) & (column <= width) & (row >= 0) & (row <= height)
+    return np.asarray(inside & (depth > camera.near))
 
 
 def _in_picture(corners: NDArray[np.float64], near: float, width: int, height: int) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +54,8 @@ _KNOWN = {
     "fence": "#B5651D",
     "car": "#2F6FDE",
     "truck": "#7B3FC4",
+    "van": "#7F0000",
+    "bus": "#111111",
     "cyclist": "#E0559A",
     "bicyclist": "#E0559A",
     "pedestrian": "#E3342F",
@@ -62,6 +65,7 @@ _KNOWN = {
     "traffic-sign": "#00B3A4",
     "unlabeled": "#BDBDBD",
 }
+_BOX_COLOUR = "#D62728"
 # Extreme values would leave no colours for the rest.
 _PERCENTILES = (1.0, 99.0)
 
@@ -80,6 +84,8 @@ class Scene:
         boxes: ``[B, 7 or more]``: x y z of the centre, length, width, height, heading.
         box_names: class of each box.
         title: heading.
+        bounds: x0 y0 z0 x1 y1 z1 that a picture from above shows whole; None: what nearly all voxels take up.
+        driving: x points forward and y to the left, as in KITTI's scans; the axes then say so.
     """
 
     centres: NDArray[np.float64]
@@ -90,6 +96,8 @@ class Scene:
     boxes: NDArray[Any] = field(default_factory=lambda: np.zeros((0, 7)))
     box_names: tuple[str, ...] = ()
     title: str = ""
+    bounds: tuple[float, ...] | None = None
+    driving: bool = False
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not fit.
@@ -106,6 +114,8 @@ class Scene:
             raise ValueError(
                 f"boxes must be [B, 7 or more] (x y z dx dy dz heading), got {list(self.boxes.shape)}"
             )
+        if self.bounds is not None and len(self.bounds) != 6:
+            raise ValueError(f"bounds must be x0 y0 z0 x1 y1 z1, got {len(self.bounds)} numbers")
         if self.box_names and len(self.box_names) != len(self.boxes):
             raise ValueError(f"{len(self.boxes)} boxes must have as many names, got {len(self.box_names)}")
 
@@ -125,14 +135,29 @@ class Scene:
         colours: dict[int, str] = {}
         free = list(_PALETTE)
         for value, name in names.items():
-            if name in _KNOWN:
-                colours[value] = _KNOWN[name]
+            if name.lower() in _KNOWN:
+                colours[value] = _KNOWN[name.lower()]
                 continue
             # A class has one colour in every scene, unless another one that occurs has it already.
             free = free or list(_PALETTE)
             own = _PALETTE[value % len(_PALETTE)]
             colours[value] = free.pop(free.index(own) if own in free else 0)
         return colours
+
+    def box_colours(self) -> list[str]:
+        """The colour of each box: that of its class's voxels, whatever the spelling of its name."""
+        voxels: dict[str, str] = {}
+        if self.labels is not None:
+            voxels = {self.labels.get(value, "").lower(): own for value, own in self.label_colours().items()}
+        names = [name.lower() for name in self.box_names] or [""] * len(self.boxes)
+        colours = {"": _BOX_COLOUR, **_KNOWN, **voxels}
+        for name in sorted(set(names) - set(colours)):
+            # From the name alone, so that a class keeps its colour in another scene.
+            start = zlib.crc32(name.encode()) % len(_PALETTE)
+            turned = _PALETTE[start:] + _PALETTE[:start]
+            taken = {colours[other] for other in names if other in colours} | set(voxels.values())
+            colours[name] = next((colour for colour in turned if colour not in taken), turned[0])
+        return [colours[name] for name in names]
 
     def colours(self) -> NDArray[np.float64]:
         """A colour for each voxel: ``[N, 3]`` from 0 to 1."""
@@ -191,6 +216,8 @@ def voxel_scene(
     boxes: NDArray[Any] | None = None,
     box_names: Sequence[str] = (),
     title: str = "",
+    bounds: Sequence[float] | None = None,
+    driving: bool = False,
 ) -> Scene:
     """Voxels of one sample, coloured.
 
@@ -206,6 +233,8 @@ def voxel_scene(
         boxes: ``[B, 7 or more]``.
         box_names: class of each box.
         title: heading.
+        bounds: x0 y0 z0 x1 y1 z1 to be shown whole, see :class:`Scene`.
+        driving: whether x points forward and y to the left.
 
     Raises:
         ValueError: other than three axes, or nothing known to colour by.
@@ -246,4 +275,6 @@ def voxel_scene(
         np.zeros((0, 7)) if boxes is None else np.asarray(boxes, np.float64),
         tuple(box_names),
         title,
+        None if bounds is None else tuple(bounds),
+        driving,
     )

@@ -16,7 +16,6 @@ from sparseconv.datasets.open3d_import import open3d_problem
 from sparseconv.visualize import open3d_child
 from sparseconv.visualize.camera import Camera, focal
 from sparseconv.visualize.cubes import box_lines, visible_faces
-from sparseconv.visualize.from_above import box_colour
 from sparseconv.visualize.scene import Scene
 
 # A line of one pixel is lost among voxels, and the window draws no other: boxes are bars, so thick at the distance
@@ -50,8 +49,7 @@ def _bars(scene: Scene) -> Mesh:
     from matplotlib.colors import to_rgb
 
     lines = box_lines(scene)
-    names = scene.box_names or ("",) * len(scene.boxes)
-    colours = np.array([to_rgb(box_colour(name)) for name in names]).reshape(-1, 3)
+    colours = np.array([to_rgb(colour) for colour in scene.box_colours()]).reshape(-1, 3)
     start, end = lines[..., 0, :].reshape(-1, 3), lines[..., 1, :].reshape(-1, 3)
     along = end - start
     along = along / np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
