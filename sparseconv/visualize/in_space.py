@@ -51,7 +51,7 @@ def draw_in_space(
     figure = Figure(figsize=tuple(pixels / _DOTS_PER_INCH))
     camera = Camera.looking_at(scene)
     outside = ~_seen(camera, scene.centres, width, height)
-    drawn = _seen(camera, box_lines(scene), width, height).any((1, 2))
+    drawn = np.asarray(_seen(camera, box_lines(scene), width, height).any((1, 2)))
     title = fill(titled(scene, int(outside.sum()), int((~drawn).sum())), max(20, width // 9))
     figure.text(0.5, 1 - 0.5 * _ABOVE / pixels[1], title, ha="center", va="center", fontsize=11)
     axes = figure.add_axes((0.0, _BELOW / pixels[1], width / pixels[0], height / pixels[1]))
