@@ -117,6 +117,6 @@ def test_memory_does_not_grow_with_the_number_of_scans(tmp_path: Path) -> None:
 
 
 def test_the_outcome_is_json() -> None:
-    summary = Outcome(3, 1, {"a"}, {"b": "why"}, 2.0).summary()
+    summary = Outcome(3, 1, {"a"}, failed={"b": "why"}, seconds=2.0).summary()
     assert summary["scans_per_second"] == 0.5 and summary["failed"] == [{"name": "b", "reason": "why"}]
     assert Outcome(0, 0).summary()["scans_per_second"] is None

@@ -44,6 +44,39 @@ KERNELS: dict[str, Kernel] = {}
 _one_at_a_time = threading.Lock()
 
 
+class _SharedArrays(dict[Any, Any]):
+    """The simulator's shared arrays of a block, each made by one thread.
+
+    The simulator looks an array up and, where there is none, makes it: two threads that do so at once would have
+    an array each. A look-up that finds nothing keeps the others waiting until its array is there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._making = threading.Lock()
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self._making.acquire()
+        found = super().get(key, default)
+        if found is not None:
+            self._making.release()
+        return found
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        self._making.release()
+
+
+if SIMULATED:
+    from numba.cuda.simulator.kernelapi import FakeCUDAShared
+
+    def _prepare_shared(self: Any, dynshared_size: int, _prepare: Any = FakeCUDAShared.__init__) -> None:
+        _prepare(self, dynshared_size)
+        self._allocations = _SharedArrays()
+
+    FakeCUDAShared.__init__ = _prepare_shared
+
+
 class Kernel:
     """A kernel that is launched over a number of threads.
 
