@@ -125,9 +125,7 @@ def _cores() -> Finding:
 
 
 def _package() -> Finding:
-    import sparseconv
-
-    return Finding("engine", "sparseconv", "ok", sparseconv.__version__)
+    return Finding("engine", "sparseconv", "ok", importlib.metadata.version("sparseconv"))
 
 
 def _torch() -> Finding:

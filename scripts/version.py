@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version as installed_version
 from typing import Annotated
 
 import typer
 
-from sparseconv import __version__
-
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"sparseconv {__version__}")
+        typer.echo(f"sparseconv {installed_version('sparseconv')}")
         raise typer.Exit
 
 

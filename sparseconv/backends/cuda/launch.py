@@ -74,7 +74,7 @@ if SIMULATED:
         _prepare(self, dynshared_size)
         self._allocations = _SharedArrays()
 
-    FakeCUDAShared.__init__ = _prepare_shared
+    FakeCUDAShared.__init__ = _prepare_shared  # type: ignore[method-assign]
 
 
 class Kernel:
