@@ -18,6 +18,7 @@ from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 # Each worker is this many items ahead of the parent, so that memory does not grow with the job.
 _PREFETCH = 2
@@ -127,6 +128,10 @@ def _watched_over(loaded: Any) -> Iterator[None]:
         sentinels = [worker.sentinel for worker in workers]
         while sentinels and not finished.is_set():
             if wait(sentinels, timeout=1.0) and not finished.wait(_GRACE):
+                # Their ends are no news any more: an error for each would fall anywhere in what follows.
+                with contextlib.suppress(Exception):
+                    signal_handling._remove_worker_pids(id(loaded))
+                    loaded._worker_pids_set = False
                 for worker in workers:
                     worker.kill()
                 loaded._worker_result_queue._writer.close()

@@ -29,7 +29,9 @@ def test_a_dead_worker_costs_the_item_that_kills_it_and_no_other(tmp_path: Path)
     taken, given_up = collect(Fragile(6, {3}, {4}, tmp_path), 2)
     assert taken == {index: 10 * index for index in range(6) if index != 3}
     assert list(given_up) == [3]
-    assert "died twice" in given_up[3] and "Killed" in given_up[3]
+    # The second is what remains where the news of the signal was lost.
+    assert "died twice" in given_up[3]
+    assert "Killed" in given_up[3] or "exited unexpectedly" in given_up[3]
 
 
 def test_no_items_and_no_workers(tmp_path: Path) -> None:
