@@ -47,11 +47,11 @@ def wait_for(process: subprocess.Popen[str], out: Path, count: int) -> None:
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:
-    """Ctrl-C, again every second until it is heard: Python drops one that falls into a destructor."""
+    """Ctrl-C, and again where it was not heard: Python drops one that falls into a destructor."""
     while process.poll() is None:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(1.0)
+            process.wait(15.0)
 
 
 def worker_of(process: subprocess.Popen[str]) -> int:
