@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from sparseconv.backends.cpu.jit import kernel
 
 
@@ -15,3 +17,23 @@ def first_at_least(rows, start, stop, value):
         else:
             stop = middle
     return start
+
+
+@kernel
+def tap_starts(out_rows, tap_offsets, row):
+    """Where the pairs of the output rows from ``row`` on begin in each tap."""
+    starts = np.empty(tap_offsets.shape[0] - 1, np.int64)
+    for tap in range(starts.shape[0]):
+        starts[tap] = first_at_least(out_rows, tap_offsets[tap], tap_offsets[tap + 1], row)
+    return starts
+
+
+@kernel
+def block_stops(out_rows, tap_offsets, starts, row0, row1, stops):
+    """Where the pairs of the output rows ``row0 .. row1`` end in each tap; they begin at ``starts``.
+
+    Output rows are distinct within a tap, so a block holds at most as many pairs as rows.
+    """
+    for tap in range(starts.shape[0]):
+        far = min(tap_offsets[tap + 1], starts[tap] + (row1 - row0))
+        stops[tap] = first_at_least(out_rows, starts[tap], far, row1)

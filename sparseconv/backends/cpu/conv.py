@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparseconv.backends.cpu import amx, conv_bfloat16, depthwise
-from sparseconv.backends.cpu.bisect import first_at_least
+from sparseconv.backends.cpu.bisect import block_stops, tap_starts
 from sparseconv.backends.cpu.epilogue import BLOCK, finish_block
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.threads import run_ranges
@@ -77,24 +77,6 @@ def _pack_weight(weight, groups, start, stop, packed):
 
 
 @kernel
-def _pack_pairs(weight, groups, start, stop, packed):
-    """As :func:`_pack_weight` for bfloat16 bits: channels in pairs, the first in the low half of an int32."""
-    depth = weight.shape[2]
-    width = weight.shape[0] // groups
-    columns = packed.shape[3]
-    for tap in range(start, stop):
-        for g in range(groups):
-            for c in range(packed.shape[2]):
-                for o in range(columns):
-                    pair = np.int32(0)
-                    if o < width:
-                        pair = np.int32(weight[g * width + o, tap, 2 * c]) & np.int32(0xFFFF)
-                        if 2 * c + 1 < depth:
-                            pair |= np.int32(weight[g * width + o, tap, 2 * c + 1]) << np.int32(16)
-                    packed[tap, g, c, o] = pair
-
-
-@kernel
 def _convolve(x, packed, plan, bias, residual, relu, in_rows, out_rows, tap_offsets, start, stop, out):
     """Blocks ``start .. stop`` of output rows."""
     taps, groups, depth, columns = packed.shape
@@ -103,9 +85,7 @@ def _convolve(x, packed, plan, bias, residual, relu, in_rows, out_rows, tap_offs
     item = packed.itemsize
     group_bytes = x.shape[1] // groups * x.itemsize
     acc = np.empty((BLOCK, columns), out.dtype)
-    position = np.empty(taps, np.int64)
-    for tap in range(taps):
-        position[tap] = first_at_least(out_rows, tap_offsets[tap], tap_offsets[tap + 1], start * BLOCK)
+    position = tap_starts(out_rows, tap_offsets, start * BLOCK)
     stops = np.empty(taps, np.int64)
     x_at = x.ctypes.data
     in_at = in_rows.ctypes.data
@@ -115,10 +95,7 @@ def _convolve(x, packed, plan, bias, residual, relu, in_rows, out_rows, tap_offs
     for block in range(start, stop):
         row0 = block * BLOCK
         row1 = min(n_out, row0 + BLOCK)
-        for tap in range(taps):
-            # Output rows are distinct within a tap, so a block holds at most as many pairs as rows.
-            far = min(tap_offsets[tap + 1], position[tap] + (row1 - row0))
-            stops[tap] = first_at_least(out_rows, position[tap], far, row1)
+        block_stops(out_rows, tap_offsets, position, row0, row1, stops)
         for g in range(groups):
             for r in range(row1 - row0):
                 for o in range(columns):
@@ -237,7 +214,7 @@ def convolve(
     plan = column_plan(c_out // groups, dtype.itemsize)
     steps = -(-depth // 2) if is_half else depth
     packed = np.empty((taps, groups, steps, int(plan[-1, 0])), np.int32 if is_half else dtype)
-    pack = _pack_pairs if is_half else _pack_weight
+    pack = conv_bfloat16.pack_pairs if is_half else _pack_weight
     run_ranges(
         lambda start, stop: pack(w, groups, start, stop, packed),
         taps,

@@ -15,7 +15,7 @@ from sparseconv.backends.cpu.amx import (
     multiply_tiles,
     release_tiles,
 )
-from sparseconv.backends.cpu.bisect import first_at_least
+from sparseconv.backends.cpu.bisect import block_stops, tap_starts
 from sparseconv.backends.cpu.epilogue import BLOCK, finish_block
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.threads import run_ranges
@@ -38,12 +38,16 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
 
 
 @kernel
-def _pack(weight, groups, start, stop, packed):
-    """``[C_out, K, C_in / groups]`` bits to channel pairs ``[K, groups, pairs, columns]``, zero where padded."""
+def pack_pairs(weight, groups, start, stop, packed):
+    """``[C_out, K, C_in / groups]`` bits to ``[K, groups, pairs, columns]`` for taps ``start .. stop``.
+
+    Channels go in pairs, the first in the low half of an int32; pairs and columns beyond the weight's are zero.
+    """
     depth = weight.shape[2]
     width = weight.shape[0] // groups
     for tap in range(start, stop):
         for g in range(groups):
+            packed[tap, g] = 0
             for o in range(width):
                 source = weight[g * width + o, tap]
                 target = packed[tap, g, :, o]
@@ -83,17 +87,13 @@ def _convolve(
     width = c_out // groups
     depth = x.shape[1] // groups
     steps = pairs // 16
-    position = np.empty(taps, np.int64)
-    for tap in range(taps):
-        position[tap] = first_at_least(out_rows, tap_offsets[tap], tap_offsets[tap + 1], start * BLOCK)
+    position = tap_starts(out_rows, tap_offsets, start * BLOCK)
     stops = np.empty(taps, np.int64)
     load_configuration(config.ctypes.data)
     for block in range(start, stop):
         row0 = block * BLOCK
         row1 = min(n_out, row0 + BLOCK)
-        for tap in range(taps):
-            far = min(tap_offsets[tap + 1], position[tap] + (row1 - row0))
-            stops[tap] = first_at_least(out_rows, position[tap], far, row1)
+        block_stops(out_rows, tap_offsets, position, row0, row1, stops)
         for g in range(groups):
             sums[: row1 - row0] = 0
             for tap in range(taps):
@@ -158,7 +158,7 @@ def convolve(
     columns = -(-(c_out // groups) // _COLUMNS) * _COLUMNS
     packed = aligned((taps, groups, channels // 2, columns), np.dtype(np.int32))
     run_ranges(
-        lambda start, stop: _pack(weight, groups, start, stop, packed),
+        lambda start, stop: pack_pairs(weight, groups, start, stop, packed),
         taps,
         1 + _PACKED_PER_RANGE * taps // max(1, packed.size),
     )

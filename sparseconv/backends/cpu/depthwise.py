@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sparseconv.backends.cpu.bisect import first_at_least
+from sparseconv.backends.cpu.bisect import tap_starts
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.threads import run_ranges
 
@@ -21,9 +21,7 @@ def _convolve(x, tap_weights, bias, in_rows, out_rows, tap_offsets, start, stop,
     """Output rows ``start .. stop``; ``tap_weights`` is ``[K, C_out]``."""
     taps, c_out = tap_weights.shape
     multiplier = c_out // x.shape[1]
-    position = np.empty(taps, np.int64)
-    for tap in range(taps):
-        position[tap] = first_at_least(out_rows, tap_offsets[tap], tap_offsets[tap + 1], start)
+    position = tap_starts(out_rows, tap_offsets, start)
     for row0 in range(start, stop, _BLOCK):
         row1 = min(stop, row0 + _BLOCK)
         for r in range(row0, row1):

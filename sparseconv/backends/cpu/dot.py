@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from sparseconv.backends.cpu.vector_unit import VECTOR_BYTES
+from sparseconv.backends.cpu.vector_unit import VECTOR_BYTES, vector_function
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -95,16 +95,10 @@ class _Sums:
 
 
 def _function(module: ir.Module, element: ir.Type) -> ir.Function:
-    name = f"sparseconv.dot.{element}"
-    function = module.globals.get(name)
-    if function is not None:
-        return function
-    function = ir.Function(module, ir.FunctionType(element, [_I64] * 3), name)
-    function.linkage = "internal"
-    # As for the tiles: LLVM halves 512-bit vectors unless told otherwise.
-    set.add(function.attributes, f'"prefer-vector-width"="{8 * VECTOR_BYTES}"')
-    set.add(function.attributes, f'"min-legal-vector-width"="{8 * VECTOR_BYTES}"')
-    _Sums(function, element).emit()
+    signature = ir.FunctionType(element, [_I64] * 3)
+    function, is_new = vector_function(module, f"sparseconv.dot.{element}", signature)
+    if is_new:
+        _Sums(function, element).emit()
     return function
 
 

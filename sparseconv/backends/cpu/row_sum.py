@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from sparseconv.backends.cpu.vector_unit import VECTOR_BYTES
+from sparseconv.backends.cpu.vector_unit import VECTOR_BYTES, vector_function
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -129,17 +129,11 @@ class _RowSum:
 
 
 def _function(module: ir.Module, element: ir.Type) -> ir.Function:
-    name = f"sparseconv.row_sum.{element}"
-    function = module.globals.get(name)
-    if function is not None:
-        return function
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * 8), name)
-    function.linkage = "internal"
-    # As for the tiles: LLVM halves 512-bit vectors unless told otherwise.
-    set.add(function.attributes, f'"prefer-vector-width"="{8 * VECTOR_BYTES}"')
-    set.add(function.attributes, f'"min-legal-vector-width"="{8 * VECTOR_BYTES}"')
-    function.attributes.add("noinline")
-    _RowSum(function, element).emit()
+    signature = ir.FunctionType(ir.VoidType(), [_I64] * 8)
+    function, is_new = vector_function(module, f"sparseconv.row_sum.{element}", signature)
+    if is_new:
+        function.attributes.add("noinline")
+        _RowSum(function, element).emit()
     return function
 
 

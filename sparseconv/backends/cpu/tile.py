@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from sparseconv.backends.cpu.vector_unit import REGISTERS, VECTOR_BYTES
+from sparseconv.backends.cpu.vector_unit import REGISTERS, VECTOR_BYTES, vector_function
 
 _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
@@ -245,18 +245,11 @@ def _tile_function(
     """The module's function for one column kind, emitted once."""
     vectors, vector_bytes = kind
     full_name = f"sparseconv.{name}.{element}.{vectors}x{vector_bytes}"
-    function = module.globals.get(full_name)
-    if function is not None:
-        return function
     signature = ir.FunctionType(ir.VoidType(), [_I64] * argument_count)
-    function = ir.Function(module, signature, full_name)
-    function.linkage = "internal"
-    # LLVM halves 512-bit vectors on processors that it believes to clock down unless told otherwise.
-    # llvmlite's own add() knows no string attributes.
-    set.add(function.attributes, f'"prefer-vector-width"="{8 * VECTOR_BYTES}"')
-    set.add(function.attributes, f'"min-legal-vector-width"="{8 * VECTOR_BYTES}"')
-    function.attributes.add("noinline")
-    emitter(_Emitter(function, element, vector_bytes), vectors)
+    function, is_new = vector_function(module, full_name, signature)
+    if is_new:
+        function.attributes.add("noinline")
+        emitter(_Emitter(function, element, vector_bytes), vectors)
     return function
 
 

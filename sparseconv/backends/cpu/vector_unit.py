@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import llvmlite.binding as llvm
+from llvmlite import ir
 
 
 def _host_vector_unit() -> tuple[int, int]:
@@ -26,3 +27,17 @@ HAS_BFLOAT16_DOT = VECTOR_BYTES == 64 and bool(_FEATURES.get("avx512bf16"))
 # a Xeon); what their matrix tiles do not take is widened. Others run it at the FMA's rate, which doubles the
 # arithmetic.
 PREFERS_BFLOAT16_DOT = HAS_BFLOAT16_DOT and not _FEATURES.get("amx-bf16")
+
+
+def vector_function(module: ir.Module, name: str, signature: ir.FunctionType) -> tuple[ir.Function, bool]:
+    """The function of that name, free to use whole vectors, and whether its body is still to be written."""
+    function = module.globals.get(name)
+    if function is not None:
+        return function, False
+    function = ir.Function(module, signature, name)
+    function.linkage = "internal"
+    # LLVM halves 512-bit vectors on processors that it believes to clock down unless told otherwise.
+    # llvmlite's own add() knows no string attributes.
+    set.add(function.attributes, f'"prefer-vector-width"="{8 * VECTOR_BYTES}"')
+    set.add(function.attributes, f'"min-legal-vector-width"="{8 * VECTOR_BYTES}"')
+    return function, True
