@@ -42,7 +42,7 @@ def region_map(window: Window, batch_size: int, regions: Tensor, n_regions: int)
     order = key.argsort(stable=True)
     counts = torch.bincount(key, minlength=batch_size * n_regions * taps).cpu()
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return KernelMap(base.in_rows[order], base.out_rows[order], offsets, base.n_in, base.n_out, True)
+    return KernelMap(base.in_rows[order], base.out_rows[order], offsets, base.n_in, base.n_out, True, trusted=True)
 
 
 def _by_tap(weight: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sparseconv.backends import grouping
 from sparseconv.coordinates import CoordinateHash
 from sparseconv.ops.precision import widen
-from sparseconv.voxelization import PointsLike, Voxels, as_batch, sample_of_points
+from sparseconv.voxelization import PointsLike, Voxels, as_batch
 
 # Largest float32 below 2**31 that still leaves room for the neighbouring cell.
 _FAR = 2147483392.0
@@ -51,7 +52,7 @@ def devoxelize(
     cloud, sizes = as_batch(points)
     if len(sizes) != voxels.batch_size:
         raise ValueError(f"points hold {len(sizes)} clouds and the voxels were made of {voxels.batch_size}")
-    return _trilinear(features, voxels, cloud[:, :3], sample_of_points(sizes, cloud.device))
+    return _trilinear(features, voxels, cloud[:, :3], grouping.sample_of_points(sizes, cloud.device))
 
 
 def _rows_or_zero(features: Tensor, rows: Tensor) -> Tensor:

@@ -142,11 +142,6 @@ def as_batch(points: PointsLike) -> tuple[Tensor, list[int]]:
     return torch.cat(clouds) if len(clouds) > 1 else clouds[0], [len(cloud) for cloud in clouds]
 
 
-def sample_of_points(sizes: list[int], device: torch.device) -> Tensor:
-    """The sample of each point of a batch: int64 ``[N]``."""
-    return torch.arange(len(sizes), device="cpu").repeat_interleave(torch.tensor(sizes, device="cpu")).to(device)
-
-
 def _group(
     points: Tensor, sizes: list[int], grid: VoxelGrid, nonfinite: str, max_voxels: int | None, in_order: bool
 ) -> PointGroups:
@@ -207,7 +202,7 @@ def voxelize(
         groups.indices,
         counts,
         groups.rows,
-        sample_of_points(sizes, cloud.device),
+        grouping.sample_of_points(sizes, cloud.device),
         grid,
         len(sizes),
         groups.num_outside,

@@ -202,6 +202,20 @@ _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("sparseconv
 
 
 @contextlib.contextmanager
+def chosen(choice: contextvars.ContextVar[Any], value: Any) -> Iterator[None]:
+    """Within the block ``choice`` is ``value``, in the backward pass too: autograd stays in the calling thread.
+
+    A context does not reach autograd's own threads.
+    """
+    token = choice.set(value)
+    try:
+        with torch.autograd.set_multithreading_enabled(False):
+            yield
+    finally:
+        choice.reset(token)
+
+
+@contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Execute everything inside the ``with`` block on the named backend.
 
@@ -214,13 +228,8 @@ def use_backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"no backend {name!r}; the backends are {', '.join(BACKENDS)}")
-    token = _forced.set(name)
-    try:
-        # A context does not reach autograd's threads: the backward pass stays in this one.
-        with torch.autograd.set_multithreading_enabled(False):
-            yield
-    finally:
-        _forced.reset(token)
+    with chosen(_forced, name):
+        yield
 
 
 @functools.cache

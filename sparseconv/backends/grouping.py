@@ -10,6 +10,12 @@ from torch import Tensor
 from sparseconv.backends import PointGroups
 
 
+def sample_of_points(sizes: Sequence[int], device: torch.device) -> Tensor:
+    """The sample of each point of a batch: int64 ``[N]``."""
+    counts = torch.tensor(list(sizes), device="cpu")
+    return torch.arange(len(sizes), device="cpu").repeat_interleave(counts).to(device)
+
+
 def group_cells(
     cells: Tensor,
     inside: Tensor,
@@ -33,7 +39,7 @@ def group_cells(
         rank_in_voxel: for each of the rows int64 ``[K]`` below a number, how many earlier ones equal it: int64.
     """
     device = cells.device
-    batch = torch.arange(len(sizes), device=device).repeat_interleave(torch.tensor(list(sizes), device=device))
+    batch = sample_of_points(sizes, device)
     sites = torch.cat([batch[:, None].int(), cells.flip(1)], 1)
     kept = torch.nonzero(inside)[:, 0]
     indices, kept_rows = unique_sites(sites[kept])

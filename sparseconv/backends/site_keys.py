@@ -16,6 +16,14 @@ KEY_BITS = 63  # the sign bit stays free: -1 means "no key"
 # Cells that an unbounded grid can name: int32 coordinates, one cell short of the ends so that the float32
 # neighbours of 2**31 stay out.
 FARTHEST_CELL = 2147483520
+# Rows are int32 throughout; the cuda backend keeps a rank in the low half of a slot's second word too.
+MOST_SITES = (1 << 31) - 1
+
+
+def check_site_count(count: int) -> None:
+    """Raise ValueError where a set holds more sites than rows can name."""
+    if count > MOST_SITES:
+        raise ValueError(f"a set holds at most {MOST_SITES} sites (rows are int32), got {count}")
 
 
 @dataclass(frozen=True)

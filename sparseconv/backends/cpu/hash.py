@@ -17,12 +17,11 @@ from torch import Tensor
 from sparseconv.backends import DuplicateSiteError
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.threads import run_ranges
-from sparseconv.backends.site_keys import SiteKeys
+from sparseconv.backends.site_keys import SiteKeys, check_site_count
 from sparseconv.memoized import memoized
 
 _SMALLEST_RANGE = 16384  # sites; packing one costs about 2 ns, waking a thread about 20 us
 _EMPTY = -1
-_MOST_SITES = (1 << 31) - 1
 
 
 @kernel
@@ -251,8 +250,7 @@ def argsort_keys(keys: NDArray[np.int64], key_range: int) -> NDArray[np.int64]:
 
 def build_index(indices: Tensor) -> SiteIndex:
     """See :meth:`sparseconv.backends.Backend.build_index`."""
-    if len(indices) > _MOST_SITES:
-        raise ValueError(f"a set holds at most {_MOST_SITES} sites (rows are int32), got {len(indices)}")
+    check_site_count(len(indices))
     # A copy: kernels rely on the order that is found here, whatever becomes of the caller's memory.
     rows = indices.detach().numpy().copy()
     box, packed = pack_sites(rows)

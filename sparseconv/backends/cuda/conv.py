@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparseconv.backends import chosen
 from sparseconv.backends.cuda import depthwise, implicit_gemm
 from sparseconv.backends.cuda.by_row import pairs_by_row
 from sparseconv.backends.cuda.launch import cuda, kernel
@@ -190,13 +191,8 @@ def use_executor(name: str) -> Iterator[None]:
     """
     if name not in EXECUTORS:
         raise ValueError(f"no executor {name!r}; the executors are {', '.join(EXECUTORS)}")
-    token = _forced.set(name)
-    try:
-        # A context does not reach autograd's threads: the backward pass stays in this one.
-        with torch.autograd.set_multithreading_enabled(False):
-            yield
-    finally:
-        _forced.reset(token)
+    with chosen(_forced, name):
+        yield
 
 
 def executor_for(features: Tensor, weight: Tensor, groups: int) -> str:

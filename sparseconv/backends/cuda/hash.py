@@ -17,12 +17,10 @@ from torch import Tensor
 
 from sparseconv.backends import DuplicateSiteError
 from sparseconv.backends.cuda.launch import cuda, device_function, kernel
-from sparseconv.backends.site_keys import SiteKeys
+from sparseconv.backends.site_keys import SiteKeys, check_site_count
 from sparseconv.memoized import memoized
 
 _EMPTY = -1
-# Rows are int32 throughout, and ranks take the low half of a slot's second word.
-_MOST_SITES = (1 << 31) - 1
 
 
 @device_function
@@ -158,8 +156,7 @@ def build_index(indices: Tensor) -> SiteIndex:
 
     Waits twice for sorted rows (box, order), three times for others (repeats).
     """
-    if len(indices) > _MOST_SITES:
-        raise ValueError(f"a set holds at most {_MOST_SITES} sites (rows are int32), got {len(indices)}")
+    check_site_count(len(indices))
     # A copy: kernels rely on the order that is found here, whatever becomes of the caller's memory.
     sites = indices.detach().clone(memory_format=torch.contiguous_format)
     box, keys = pack_sites(sites)

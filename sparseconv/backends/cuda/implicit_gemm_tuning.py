@@ -15,13 +15,13 @@ import importlib.metadata
 import json
 import re
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from sparseconv.backends import chosen
 from sparseconv.backends.cuda.implicit_gemm_tiles import (
     ConvolutionTile,
     GradientTile,
@@ -49,16 +49,9 @@ class Search(Protocol):
 _search: contextvars.ContextVar[Search | None] = contextvars.ContextVar("sparseconv_tile_search", default=None)
 
 
-@contextlib.contextmanager
-def searching(search: Search | None) -> Iterator[None]:
+def searching(search: Search | None) -> contextlib.AbstractContextManager[None]:
     """Within the block, ``search`` is asked for the tile of each problem that has none."""
-    token = _search.set(search)
-    try:
-        # A context does not reach autograd's threads: the backward pass stays in this one.
-        with torch.autograd.set_multithreading_enabled(False):
-            yield
-    finally:
-        _search.reset(token)
+    return chosen(_search, search)
 
 
 @functools.cache

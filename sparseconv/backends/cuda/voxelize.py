@@ -14,10 +14,10 @@ from sparseconv.backends.cuda.by_row import group_by_row
 from sparseconv.backends.cuda.launch import cuda, kernel
 from sparseconv.backends.cuda.sites import unique_sites
 from sparseconv.backends.grouping import group_cells
+from sparseconv.backends.site_keys import FARTHEST_CELL
 
-# Cells that an unbounded grid can name: int32 coordinates, one cell short of the ends so that the float32
-# neighbours of 2**31 stay out.
-_FAR = 2147483520.0
+# A float, as kernels compare it with.
+_FAR = float(FARTHEST_CELL)
 
 _REDUCTIONS = {"sum": 0, "mean": 1, "max": 2, "first": 3}
 _MEAN, _MAX, _FIRST = (_REDUCTIONS[name] for name in ("mean", "max", "first"))
