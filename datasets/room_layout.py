@@ -15,24 +15,9 @@ from .room_objects import (
     add_table,
     add_things_on,
 )
+from .s3dis_classes import CLASSES
 from .scene import Placement, Scene, SceneBuilder, Triple
 
-# S3DIS's classes (Armeni et al., CVPR 2016) in the order of its common label numbers.
-CLASSES = (
-    "ceiling",
-    "floor",
-    "wall",
-    "beam",
-    "column",
-    "window",
-    "door",
-    "table",
-    "chair",
-    "sofa",
-    "bookcase",
-    "board",
-    "clutter",
-)
 CLASS_ID = {name: index for index, name in enumerate(CLASSES)}
 # Objects that have a box of their own, as indoor detectors are trained on.
 BOX_CLASSES = ("window", "door", "table", "chair", "sofa", "bookcase", "board", "clutter")

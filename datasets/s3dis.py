@@ -14,6 +14,7 @@ from .folders import folder_error, require_folder
 from .numeric_text import NumberedLine, numbered_lines, parse_rows
 from .point_dataset import PointDataset, Transform
 from .point_file import PathLike, PointFileError, read_bytes
+from .s3dis_classes import CLASSES
 from .sample import Float32, Float64, Int32, Sample
 
 PAGE = "Large Scale Parsing, Stanford 3D Indoor Scene Dataset (Stanford3dDataset_v1.2_Aligned_Version)"
@@ -28,21 +29,6 @@ ROOT                                or the folder that holds Stanford3dDataset_v
 """
 FIELDS = ("x", "y", "z", "r", "g", "b")
 AREAS = (1, 2, 3, 4, 5, 6)
-CLASSES = (
-    "ceiling",
-    "floor",
-    "wall",
-    "beam",
-    "column",
-    "window",
-    "door",
-    "table",
-    "chair",
-    "sofa",
-    "bookcase",
-    "board",
-    "clutter",
-)
 # The annotators' fourteenth class, which has no place among the benchmark's 13.
 _CLUTTER_TOO = ("stairs",)
 _OBJECT = re.compile(r"([A-Za-z]+)_\d+\.txt")
