@@ -4,17 +4,37 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from torch.utils.data import Dataset
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from .sample import Sample
 
 Transform = Callable[[Sample], Any]
 
 
+def _refuse_default_collation(samples: Sequence[Sample], *, collate_fn_map: object = None) -> NoReturn:
+    """What torch's `default_collate` does with samples, whose clouds differ in their number of points.
+
+    Raises:
+        TypeError: always.
+    """
+    raise TypeError(
+        f"torch's default collation cannot batch {len(samples)} Samples, whose numbers of points differ: give the "
+        "DataLoader collate_fn=functools.partial(sparseconv.datasets.collate, voxel_size=..), batch_size=None for "
+        "one Sample at a time, or the data set a transform that returns tensors of one size"
+    )
+
+
+# `default_collate_fn_map` is where torch's documentation of `default_collate` has types registered.
+default_collate_fn_map[Sample] = _refuse_default_collation
+
+
 class PointDataset(Dataset[Any]):
     """A map-style data set of samples: `len(dataset)`, `dataset[i]`.
+
+    A `DataLoader` of it needs a `collate_fn`, such as `collate` with its voxel size; torch's own raises TypeError.
 
     Args:
         transform: called with each `Sample`; what it returns is what `dataset[i]` returns. It must be picklable

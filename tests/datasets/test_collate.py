@@ -185,6 +185,26 @@ def test_workers_give_the_same_batches(method: str) -> None:
         assert torch.equal(here.labels, there.labels)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_without_collate_fn_says_what_to_do(workers: int) -> None:
+    with pytest.raises(TypeError, match=r"collate_fn=functools\.partial\(sparseconv\.datasets\.collate"):
+        next(iter(DataLoader(Rooms(), batch_size=2, num_workers=workers)))
+
+
+def test_samples_inside_what_a_transform_returns_are_refused_too() -> None:
+    for transform in (lambda one: (one, 3), lambda one: {"sample": one}):
+        with pytest.raises(TypeError, match="collate_fn="):
+            next(iter(DataLoader(Rooms(transform=transform), batch_size=2)))
+
+
+def test_what_torch_can_collate_stays_as_it_was() -> None:
+    """One sample at a time, and tensors of a transform."""
+    alone = next(iter(DataLoader(Rooms(), batch_size=None)))
+    assert isinstance(alone, Sample) and alone.name == "0"
+    centres = next(iter(DataLoader(Rooms(transform=lambda one: one.xyz.mean(0)), batch_size=2)))
+    assert centres.shape == (2, 3)
+
+
 def test_augmented_epochs_differ_and_repeat_with_the_seed() -> None:
     dataset = Rooms(transform=Augment(flip, rotate, drop_points))
 
