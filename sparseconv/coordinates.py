@@ -253,9 +253,19 @@ class Coordinates:
             self._check_axes(geometry)
             shape = None if self._shape is None else tuple(geometry.output_shape(self._shape))
             with _keepable():
-                sites = backend_for(self.device).coarse_sites(self.index(), geometry, shape)
-            coarse = Coordinates._trusted(sites, shape, self._batch_size)
-            kept = self._keep(("down", geometry), coarse, self._build(self, coarse, geometry))
+                found = backend_for(self.device).coarse_map(self.index(), geometry, shape)
+            coarse = Coordinates._trusted(found.sites, shape, self._batch_size)
+            coarse._indexes[backend_name(self.device)] = found.index
+            kernel_map = KernelMap(
+                found.fine_rows,
+                found.coarse_rows,
+                found.tap_offsets,
+                len(self),
+                len(coarse),
+                self.is_sorted(),
+                trusted=True,
+            )
+            kept = self._keep(("down", geometry), coarse, kernel_map)
         return kept
 
     def upsample(self, geometry: ConvGeometry, output_padding: tuple[int, ...]) -> tuple[Coordinates, KernelMap]:

@@ -116,19 +116,58 @@ def test_against_the_oracle(backend: str, geometry: ConvGeometry) -> None:
             assert_is(up.transposed(), swap_pairs(pairs), len(expected), len(rows), f"{what}, up, transposed")
 
 
-@pytest.mark.parametrize("lines_at_once", [1, 7, 1 << 20])
+@pytest.mark.parametrize("longest_stretch", [0, 1, 100, 4096])
+@pytest.mark.parametrize("members_a_chunk", [1, 1 << 20])
 @pytest.mark.parametrize(
     "geometry",
     [create(2, 3, 2, 1), create(2, 3, 1, 1), create(2, 3, 1, 2, 2), create(2, (2, 5), 3, 2, 3)],
     ids=str,
 )
-def test_coarse_sites_of_long_sparse_lines(
-    monkeypatch: pytest.MonkeyPatch, geometry: ConvGeometry, lines_at_once: int
+def test_coarse_map_of_long_sparse_lines(
+    monkeypatch: pytest.MonkeyPatch, geometry: ConvGeometry, members_a_chunk: int, longest_stretch: int
 ) -> None:
-    monkeypatch.setattr("sparseconv.backends.cpu.coarse._REACHED_AT_ONCE", lines_at_once)
-    sites = random_sites(300, (7, 500_000), (0, 2), 1, low=(-3, -250_000))
-    coarse, _ = Coordinates(sites, None, 3).downsample(geometry)
-    assert coarse.indices.tolist() == coarse_sites(sites.numpy(), *oracle_arguments(geometry), None).tolist()
+    monkeypatch.setattr("sparseconv.backends.cpu.coarse._MEMBERS_A_CHUNK", members_a_chunk)
+    monkeypatch.setattr("sparseconv.backends.cpu.coarse._LONGEST_STRETCH", longest_stretch)
+    arguments = oracle_arguments(geometry)
+    for length in (300, 500_000):
+        sites = random_sites(300, (7, length), (0, 2), 1, low=(-3, -length // 2))
+        coarse, kernel_map = Coordinates(sites, None, 3).downsample(geometry)
+        assert coarse.indices.tolist() == coarse_sites(sites.numpy(), *arguments, None).tolist()
+        assert as_pairs(kernel_map) == conv_pairs(sites.numpy(), coarse.indices.numpy(), *arguments)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_coarse_map_on_several_threads(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    monkeypatch.setattr("sparseconv.backends.cpu.coarse_lines._SMALLEST_RANGE", 16)
+    monkeypatch.setattr("sparseconv.backends.cpu.coarse._MEMBERS_A_CHUNK", 16)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for geometry in (create(3, 3, 2, 1), create(3, 2, 2), create(3, (3, 1, 1), (2, 1, 1))):
+            sites = random_sites(900, (9, 20, 30), (0, 2), 4, shuffled=True)
+            coarse, kernel_map = Coordinates(sites, (9, 20, 30), 3).downsample(geometry)
+            bounds = geometry.output_shape((9, 20, 30))
+            arguments = oracle_arguments(geometry)
+            assert coarse.indices.tolist() == coarse_sites(sites.numpy(), *arguments, bounds).tolist()
+            assert as_pairs(kernel_map) == conv_pairs(sites.numpy(), coarse.indices.numpy(), *arguments)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_index_that_comes_with_coarse_sites(backend: str, shuffled: bool) -> None:
+    """Look-ups and further maps on new sites are those on the same sites from outside."""
+    fine = Coordinates(random_sites(400, (9, 20, 70), (0, 2), 6, shuffled=shuffled), (9, 20, 70), 3)
+    coarse, _ = fine.downsample(create(3, 3, 2, 1))
+    fresh = Coordinates(coarse.indices.clone(), coarse.spatial_shape, 3)
+    assert coarse.is_sorted()
+    queries = torch.cat([fine.indices, coarse.indices, coarse.indices + 100])
+    assert coarse.lookup(queries).tolist() == fresh.lookup(queries).tolist()
+    assert as_pairs(coarse.submanifold_map(ConvGeometry.submanifold(3, 3))) == as_pairs(
+        fresh.submanifold_map(ConvGeometry.submanifold(3, 3))
+    )
+    assert as_pairs(coarse.downsample(create(3, 2, 2))[1]) == as_pairs(fresh.downsample(create(3, 2, 2))[1])
+    assert as_pairs(fine.map_onto(coarse, create(3, 3, 2, 1))) == as_pairs(fine.downsample(create(3, 3, 2, 1))[1])
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)

@@ -61,6 +61,9 @@ class Backend(Protocol):
     def coarse_sites(self, index: Any, geometry: ConvGeometry, shape: Sequence[int] | None) -> Tensor:
         """Every coarse site that at least one of the indexed fine sites reaches, sorted: int32 ``[M, 1+D]``."""
 
+    def coarse_map(self, index: Any, geometry: ConvGeometry, shape: Sequence[int] | None) -> CoarseMap:
+        """The coarse sites, as :meth:`coarse_sites` gives them, and all pairs of the fine sites with them."""
+
     def fine_sites(self, index: Any, geometry: ConvGeometry, shape: Sequence[int] | None) -> Tensor:
         """Every fine site that at least one of the indexed coarse sites reaches, sorted: int32 ``[M, 1+D]``."""
 
@@ -172,6 +175,24 @@ class Backend(Protocol):
 
     def reduce_points(self, values: Tensor, rows: Tensor, n_rows: int, reduce: str) -> tuple[Tensor, Tensor]:
         """Reduce ``values [N, C]`` by voxel row (-1: dropped) in point order: ``[n_rows, C]``, counts int32."""
+
+
+class CoarseMap(NamedTuple):
+    """Output sites of a strided convolution, M of them, and its P pairs.
+
+    Attributes:
+        sites: int32 ``[M, 1+D]`` in lexicographic order.
+        index: the backend's index of the sites.
+        fine_rows: int32 ``[P]``, by tap; see :meth:`Backend.kernel_pairs`.
+        coarse_rows: int32 ``[P]``.
+        tap_offsets: int64 ``[K+1]`` on the CPU.
+    """
+
+    sites: Tensor
+    index: Any
+    fine_rows: Tensor
+    coarse_rows: Tensor
+    tap_offsets: Tensor
 
 
 class PointGroups(NamedTuple):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparseconv.backends import DuplicateSiteError, PointGroups
+from sparseconv.backends import CoarseMap, DuplicateSiteError, PointGroups
 from sparseconv.backends.grouping import group_cells
 from sparseconv.backends.grouping import pad_points as pad_points
 from sparseconv.backends.site_keys import FARTHEST_CELL, SiteKeys, coarse_box, fine_box
@@ -112,6 +112,12 @@ def coarse_sites(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] 
         scaled = scaled[(scaled % stride == 0).all(1)]
         reached.append(torch.div(scaled, stride, rounding_mode="floor"))
     return _distinct(torch.cat(reached), box)
+
+
+def coarse_map(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] | None) -> CoarseMap:
+    sites = coarse_sites(index, geometry, shape)
+    coarse = build_index(sites)
+    return CoarseMap(sites, coarse, *kernel_pairs(index, coarse, geometry))
 
 
 def fine_sites(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] | None) -> Tensor:

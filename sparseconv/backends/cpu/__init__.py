@@ -2,7 +2,7 @@
 
 import torch
 
-from sparseconv.backends.cpu.coarse import coarse_sites
+from sparseconv.backends.cpu.coarse import coarse_map, coarse_sites
 from sparseconv.backends.cpu.columns import column_dots, column_moments, scale_shift
 from sparseconv.backends.cpu.conv import convolve, weight_gradient
 from sparseconv.backends.cpu.hash import build_index, is_sorted, query
@@ -20,6 +20,7 @@ __all__ = [
     "CONVOLVED_HALVES",
     "GRADIENT_HALVES",
     "build_index",
+    "coarse_map",
     "coarse_sites",
     "column_dots",
     "column_moments",

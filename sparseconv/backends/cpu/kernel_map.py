@@ -7,8 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparseconv.backends.cpu.hash import SiteIndex, argsort_keys
+from sparseconv.backends.cpu.hash import SiteIndex
 from sparseconv.backends.cpu.jit import kernel
+from sparseconv.backends.cpu.radix import argsort_keys
 from sparseconv.backends.cpu.threads import run_ranges
 from sparseconv.backends.cpu.walk import CHUNK, walk_chunks
 from sparseconv.geometry import ConvGeometry
@@ -116,7 +117,7 @@ def _ordered(
     if taps * n_out > _SPARSE_SWEEP * len(in_rows):
         # Most of the table would be swept in vain.
         tap_of = np.repeat(np.arange(taps, dtype=np.int64), np.diff(tap_offsets))
-        order = argsort_keys(tap_of * n_out + out_rows, taps * n_out)
+        _, order = argsort_keys(tap_of * n_out + out_rows, taps * n_out)
         return in_rows[order], out_rows[order]
     new_in = np.empty_like(in_rows)
     new_out = np.empty_like(out_rows)

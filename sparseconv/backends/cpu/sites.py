@@ -9,12 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparseconv.backends.cpu.hash import (
-    SiteIndex,
-    argsort_keys,
-    pack_sites,
-)
+from sparseconv.backends.cpu.hash import SiteIndex, pack_sites
 from sparseconv.backends.cpu.jit import kernel
+from sparseconv.backends.cpu.radix import argsort_keys, sort_keys
 from sparseconv.backends.cpu.threads import run_ranges
 from sparseconv.backends.site_keys import SiteKeys, fine_box
 from sparseconv.geometry import ConvGeometry
@@ -88,10 +85,10 @@ def _number_runs(keys, order, rows, firsts):
     return run + 1
 
 
-def distinct_sorted(keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Distinct keys, ascending."""
-    keys.sort()
-    return keys[: drop_repeats(keys)].copy()
+def _distinct(keys: NDArray[np.int64], key_range: int) -> NDArray[np.int64]:
+    """Distinct keys below ``key_range``, ascending; overwrites what is handed in."""
+    found, _ = sort_keys(keys, key_range)
+    return found[: drop_repeats(found)].copy()
 
 
 def sites_of(keys: SiteKeys, packed: NDArray[np.int64]) -> Tensor:
@@ -103,9 +100,9 @@ def sites_of(keys: SiteKeys, packed: NDArray[np.int64]) -> Tensor:
 
 
 def _distinct_in_chunks(
-    emit: Callable[[int, int, NDArray[np.int64]], int], rows: int, per_site: int
+    emit: Callable[[int, int, NDArray[np.int64]], int], rows: int, per_site: int, key_range: int
 ) -> NDArray[np.int64]:
-    """Distinct keys that ``emit(start, stop, buffer)`` writes for all rows, ascending."""
+    """Distinct keys below ``key_range`` that ``emit(start, stop, buffer)`` writes for all rows, ascending."""
     chunk = max(1, min(rows, _EMITTED_AT_ONCE // per_site))
     chunks = -(-rows // chunk)
     chunk = -(-rows // chunks)
@@ -115,10 +112,10 @@ def _distinct_in_chunks(
         buffer = np.empty(chunk * per_site, np.int64)
         for number in range(first, stop):
             count = emit(number * chunk, min(rows, (number + 1) * chunk), buffer)
-            found[number] = distinct_sorted(buffer[:count])
+            found[number] = _distinct(buffer[:count], key_range)
 
     run_ranges(work, chunks, 1)
-    return found[0] if chunks == 1 else distinct_sorted(np.concatenate(found))
+    return found[0] if chunks == 1 else _distinct(np.concatenate(found), key_range)
 
 
 def no_sites(columns: int) -> Tensor:
@@ -146,6 +143,7 @@ def fine_sites(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] | 
         lambda start, stop, buffer: _emit_fine(index.sites, start, stop, *constants, buffer),
         rows,
         geometry.volume,
+        box.cells,
     )
     return sites_of(box, keys)
 
@@ -154,8 +152,7 @@ def unique_sites(indices: Tensor) -> tuple[Tensor, Tensor]:
     """See :meth:`sparseconv.backends.Backend.unique_sites`."""
     sites = indices.detach().contiguous().numpy()
     box, packed = pack_sites(sites)
-    order = argsort_keys(packed, box.cells)
-    packed = packed[order]
+    packed, order = argsort_keys(packed, box.cells)
     rows = np.empty(len(sites), np.int64)
     firsts = np.empty(len(sites), np.int64)
     runs = _number_runs(packed, order, rows, firsts)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparseconv.backends import PointGroups
-from sparseconv.backends.cpu.hash import argsort_keys
 from sparseconv.backends.cpu.jit import kernel
+from sparseconv.backends.cpu.radix import argsort_keys
 from sparseconv.backends.cpu.threads import run_ranges
 from sparseconv.backends.site_keys import FARTHEST_CELL, SiteKeys
 
@@ -364,7 +364,7 @@ def group_points(
     # A copy: the array is as long as the cloud.
     counts = counts[:voxels].copy()
     if in_order:
-        order = argsort_keys(keys[:voxels], box.cells)
+        _, order = argsort_keys(keys[:voxels], box.cells)
         new_rows = np.empty(voxels, np.int64)
         new_rows[order] = np.arange(voxels)
         run_ranges(lambda start, stop: _renumber(rows, new_rows, start, stop), total, _SMALLEST_RANGE)

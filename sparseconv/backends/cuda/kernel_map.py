@@ -6,12 +6,16 @@ over ``(tap, block of sites)``, so the pairs of a tap are in order of their coar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from sparseconv.backends.cuda.hash import SiteIndex, rank_of
+from sparseconv.backends import CoarseMap
+from sparseconv.backends.cuda.hash import SiteIndex, build_index, rank_of
 from sparseconv.backends.cuda.launch import BLOCK, cuda, kernel
+from sparseconv.backends.cuda.sites import coarse_sites
 from sparseconv.geometry import ConvGeometry
 
 # Fine rows that are held between counting and filling, at most: 512 MB. Taps beyond that are taken in groups and
@@ -166,6 +170,13 @@ def kernel_pairs(fine: SiteIndex, coarse: SiteIndex, geometry: ConvGeometry) -> 
         centre = slice(int(tap_offsets[taps // 2]), int(tap_offsets[taps // 2 + 1]))
         fine_rows[centre] = coarse_rows[centre] = torch.arange(rows, dtype=torch.int32, device=device)
     return fine_rows, coarse_rows, tap_offsets
+
+
+def coarse_map(index: SiteIndex, geometry: ConvGeometry, shape: Sequence[int] | None) -> CoarseMap:
+    """See :meth:`sparseconv.backends.Backend.coarse_map`."""
+    sites = coarse_sites(index, geometry, shape)
+    coarse = build_index(sites)
+    return CoarseMap(sites, coarse, *kernel_pairs(index, coarse, geometry))
 
 
 def order_pairs(in_rows: Tensor, out_rows: Tensor, tap_offsets: Tensor) -> tuple[Tensor, Tensor]:
