@@ -16,6 +16,17 @@ from sparseconv.nn.variants.circle import (
     SubMCircleConv3d,
     SubMCircleConv4d,
 )
+from sparseconv.nn.variants.conditional import (
+    CondConvolution,
+    SparseCondConv1d,
+    SparseCondConv2d,
+    SparseCondConv3d,
+    SparseCondConv4d,
+    SubMCondConv1d,
+    SubMCondConv2d,
+    SubMCondConv3d,
+    SubMCondConv4d,
+)
 from sparseconv.nn.variants.coord import (
     CoordConvolution,
     SparseAddCoords,
@@ -55,6 +66,17 @@ from sparseconv.nn.variants.differences import (
     SubMCrossCentralDifferenceConv3d,
     SubMCrossCentralDifferenceConv4d,
 )
+from sparseconv.nn.variants.dynamic import (
+    DynamicConvolution,
+    SparseDynamicConv1d,
+    SparseDynamicConv2d,
+    SparseDynamicConv3d,
+    SparseDynamicConv4d,
+    SubMDynamicConv1d,
+    SubMDynamicConv2d,
+    SubMDynamicConv3d,
+    SubMDynamicConv4d,
+)
 from sparseconv.nn.variants.dynamic_region import (
     DRConvolution,
     SparseDRConv1d,
@@ -65,6 +87,17 @@ from sparseconv.nn.variants.dynamic_region import (
     SubMDRConv2d,
     SubMDRConv3d,
     SubMDRConv4d,
+)
+from sparseconv.nn.variants.dynet import (
+    DyNetConvolution,
+    SparseDyNetConv1d,
+    SparseDyNetConv2d,
+    SparseDyNetConv3d,
+    SparseDyNetConv4d,
+    SubMDyNetConv1d,
+    SubMDyNetConv2d,
+    SubMDyNetConv3d,
+    SubMDyNetConv4d,
 )
 from sparseconv.nn.variants.flattened import (
     FlattenedConvolution,
@@ -98,35 +131,6 @@ from sparseconv.nn.variants.involution import (
     SubMInvolution2d,
     SubMInvolution3d,
     SubMInvolution4d,
-)
-from sparseconv.nn.variants.mixture import (
-    CondConvolution,
-    DynamicConvolution,
-    DyNetConvolution,
-    SparseCondConv1d,
-    SparseCondConv2d,
-    SparseCondConv3d,
-    SparseCondConv4d,
-    SparseDynamicConv1d,
-    SparseDynamicConv2d,
-    SparseDynamicConv3d,
-    SparseDynamicConv4d,
-    SparseDyNetConv1d,
-    SparseDyNetConv2d,
-    SparseDyNetConv3d,
-    SparseDyNetConv4d,
-    SubMCondConv1d,
-    SubMCondConv2d,
-    SubMCondConv3d,
-    SubMCondConv4d,
-    SubMDynamicConv1d,
-    SubMDynamicConv2d,
-    SubMDynamicConv3d,
-    SubMDynamicConv4d,
-    SubMDyNetConv1d,
-    SubMDyNetConv2d,
-    SubMDyNetConv3d,
-    SubMDyNetConv4d,
 )
 from sparseconv.nn.variants.octave import (
     OctaveConvolution,
