@@ -154,7 +154,7 @@ class CoordConv2d(Conv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Size,
+        kernel_size: Size = 3,
         stride: Size = 1,
         padding: Padding = 0,
         dilation: Size = 1,

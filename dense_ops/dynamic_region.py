@@ -145,7 +145,7 @@ class DRConv2d(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Size,
+        kernel_size: Size = 3,
         region_num: int = 8,
         stride: Size = 1,
         padding: Padding = 0,

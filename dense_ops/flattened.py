@@ -171,7 +171,7 @@ class FlattenedConv2d(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Size,
+        kernel_size: Size = 3,
         stride: Size = 1,
         padding: Padding | None = None,
         num_sets: int = 1,

@@ -119,7 +119,7 @@ class ICConv2d(Conv2d):
         pattern_dist: Mapping[Any, int],
         inplanes: int,
         planes: int,
-        kernel_size: Size,
+        kernel_size: Size = 3,
         stride: Size = 1,
         groups: int = 1,
         bias: bool = False,

@@ -86,7 +86,7 @@ class Involution2d(nn.Module):
     """
 
     def __init__(
-        self, channels: int, kernel_size: int, stride: int = 1, reduction: int = 4, group_channels: int = 16
+        self, channels: int, kernel_size: int = 3, stride: int = 1, reduction: int = 4, group_channels: int = 16
     ) -> None:
         super().__init__()
         if channels % group_channels or channels < reduction:

@@ -125,7 +125,7 @@ class SpatiallySeparableConv2d(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Size,
+        kernel_size: Size = 3,
         mid_channels: int | None = None,
         stride: Size = 1,
         padding: Padding | None = None,

@@ -66,7 +66,7 @@ class CoordConvolution(SparseConvolution, DimensionedModule):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Size,
+        kernel_size: Size = 3,
         stride: Size = 1,
         padding: Size = 0,
         dilation: Size = 1,

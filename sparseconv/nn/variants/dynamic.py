@@ -49,7 +49,7 @@ class DynamicConvolution(MixtureConvolution):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Size,
+        kernel_size: Size = 3,
         ratio: float = 0.25,
         stride: Size = 1,
         padding: Size = 0,

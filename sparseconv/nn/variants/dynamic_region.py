@@ -47,7 +47,7 @@ class DRConvolution(VariantConvolution):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Size,
+        kernel_size: Size = 3,
         region_num: int = 8,
         stride: Size = 1,
         padding: Size = 0,

@@ -113,7 +113,7 @@ class FlattenedConvolution(DimensionedModule):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Size,
+        kernel_size: Size = 3,
         stride: Size = 1,
         padding: Size | None = None,
         num_sets: int = 1,

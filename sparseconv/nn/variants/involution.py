@@ -41,7 +41,7 @@ class Involution(DimensionedModule):
     def __init__(
         self,
         channels: int,
-        kernel_size: Size,
+        kernel_size: Size = 3,
         stride: int = 1,
         reduction: int = 4,
         group_channels: int = 16,

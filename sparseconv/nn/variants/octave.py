@@ -48,7 +48,7 @@ class OctaveConvolution(DimensionedModule):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Size,
+        kernel_size: Size = 3,
         alpha_in: float = 0.5,
         alpha_out: float = 0.5,
         stride: int = 1,

@@ -127,7 +127,7 @@ class ODConvolution(VariantConvolution):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Size,
+        kernel_size: Size = 3,
         stride: Size = 1,
         padding: Size = 0,
         dilation: Size = 1,

@@ -106,7 +106,7 @@ class SpatiallySeparableConvolution(DimensionedModule):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Size,
+        kernel_size: Size = 3,
         mid_channels: int | None = None,
         stride: Size = 1,
         padding: Size | None = None,
