@@ -11,10 +11,12 @@ from sparseconv.visualize.from_above import draw_from_above
 from sparseconv.visualize.in_space import draw_in_space
 from sparseconv.visualize.panels import birds_eye
 from sparseconv.visualize.scene import Scene, neighbour_counts, voxel_labels, voxel_scene
+from sparseconv.visualize.turning import UPS
 from sparseconv.visualize.window import has_display, show
 
 __all__ = [
     "Scene",
+    "UPS",
     "birds_eye",
     "draw_from_above",
     "draw_in_space",

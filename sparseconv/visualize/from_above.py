@@ -74,7 +74,7 @@ def draw_from_above(path: Path | str, scene: Scene) -> None:
     axes = figure.add_subplot()
     bounds = (low[0], low[0] + shape[0] * cell, low[1], low[1] + shape[1] * cell)
     how: dict[str, Any] = {"origin": "lower", "interpolation": "nearest", "aspect": "equal"}
-    words = ("x (forward)", "y (left)") if scene.driving else ("x", "y")
+    words = ("x (forward)", "y (left)") if scene.driving else scene.axes
     if lying:
         axes.imshow(image.transpose(1, 0, 2), extent=bounds, **how)
         axes.set_xlabel(words[0])

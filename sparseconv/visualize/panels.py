@@ -51,6 +51,7 @@ def birds_eye(
     output_stride: tuple[float, float],
     grid: VoxelGrid,
     title: str,
+    axes: tuple[str, str] = ("x (m)", "y (m)"),
 ) -> None:
     """Draw three panels seen from above, x upwards and y to the left as a driver sees them.
 
@@ -62,6 +63,7 @@ def birds_eye(
         output_stride: width of an output cell in voxels, along x and y.
         grid: voxel size and origin.
         title: heading.
+        axes: names of x and y.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import PowerNorm
@@ -89,17 +91,17 @@ def birds_eye(
 
     figure = Figure(figsize=(16, 6.2), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 3)
+    panes = figure.subplots(1, 3)
     figure.suptitle(title)
     heights = seen[:, 2] if len(seen) else np.zeros(0)
     low, high = np.percentile(heights, [2, 98]) if len(heights) else (0.0, 1.0)
-    dots = axes[0].scatter(seen[:, 1], seen[:, 0], c=heights, s=0.3, lw=0, cmap="viridis", vmin=low, vmax=high)
-    figure.colorbar(dots, ax=axes[0], label="height", shrink=0.8)
-    axes[0].set_title(f"{len(seen):,} points")
+    dots = panes[0].scatter(seen[:, 1], seen[:, 0], c=heights, s=0.3, lw=0, cmap="viridis", vmin=low, vmax=high)
+    figure.colorbar(dots, ax=panes[0], label="height", shrink=0.8)
+    panes[0].set_title(f"{len(seen):,} points")
     panels = (
-        (axes[1], _histogram(x, y, None, extent, cell), "occupied voxels in a column", f"{len(sites):,} voxels"),
+        (panes[1], _histogram(x, y, None, extent, cell), "occupied voxels in a column", f"{len(sites):,} voxels"),
         (
-            axes[2],
+            panes[2],
             _histogram(out_x, out_y, energy, extent, out_cell),
             "feature energy in a column",
             f"{len(output):,} output voxels, {output.features.shape[1]} channels",
@@ -120,10 +122,10 @@ def birds_eye(
         axis.set_facecolor("#e8e8e8")
         figure.colorbar(shown, ax=axis, label=label, shrink=0.8)
         axis.set_title(heading)
-    for axis in axes:
+    for axis in panes:
         axis.set_xlim(extent[3], extent[2])
         axis.set_ylim(extent[0], extent[1])
         axis.set_aspect("equal")
-        axis.set_xlabel("y (left is positive)")
-    axes[0].set_ylabel("x (forward)")
+        axis.set_xlabel(axes[1])
+    panes[0].set_ylabel(axes[0])
     figure.savefig(path, dpi=110, format="png")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sparseconv.geometry import ConvGeometry
 from sparseconv.tensor import SparseTensor
+from sparseconv.visualize.turning import Turn
 from sparseconv.voxel_grid import VoxelGrid
 
 # Glasbey-like: neighbours in the list differ in hue and in lightness, and all stand out on white and on black.
@@ -86,6 +87,7 @@ class Scene:
         title: heading.
         bounds: x0 y0 z0 x1 y1 z1 that a picture from above shows whole; None: what nearly all voxels take up.
         driving: x points forward and y to the left, as in KITTI's scans; the axes then say so.
+        axes: what a picture from above calls its two axes where ``driving`` does not name them.
     """
 
     centres: NDArray[np.float64]
@@ -98,6 +100,7 @@ class Scene:
     title: str = ""
     bounds: tuple[float, ...] | None = None
     driving: bool = False
+    axes: tuple[str, ...] = ("x", "y")
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not fit.
@@ -116,6 +119,8 @@ class Scene:
             )
         if self.bounds is not None and len(self.bounds) != 6:
             raise ValueError(f"bounds must be x0 y0 z0 x1 y1 z1, got {len(self.bounds)} numbers")
+        if len(self.axes) != 2:
+            raise ValueError(f"axes must be two names, got {self.axes!r}")
         if self.box_names and len(self.box_names) != len(self.boxes):
             raise ValueError(f"{len(self.boxes)} boxes must have as many names, got {len(self.box_names)}")
 
@@ -218,6 +223,8 @@ def voxel_scene(
     title: str = "",
     bounds: Sequence[float] | None = None,
     driving: bool = False,
+    up: str = "z",
+    axes: Sequence[str] | None = None,
 ) -> Scene:
     """Voxels of one sample, coloured.
 
@@ -234,17 +241,24 @@ def voxel_scene(
         box_names: class of each box.
         title: heading.
         bounds: x0 y0 z0 x1 y1 z1 to be shown whole, see :class:`Scene`.
-        driving: whether x points forward and y to the left.
+        driving: whether x points forward and y to the left; with ``up`` other than z it says nothing.
+        up: which of the points' axes points up in the scene: x, y or z, with a sign or without. The scene is
+            turned, never mirrored, and its coordinates with it.
+        axes: names of the picture's two axes; None: those of the points' axes, such as ``x`` and ``-z``.
 
     Raises:
-        ValueError: other than three axes, or nothing known to colour by.
+        ValueError: other than three axes, nothing known to colour by, an unknown ``up``, or boxes with another
+            one than z: they turn about z.
     """
+    turn = Turn.with_up(up)
+    if boxes is not None and len(boxes) and not turn.is_none:
+        raise ValueError(f"boxes stand upright on z and cannot be drawn with {up} up: leave one of the two out")
     if voxels.ndim != 3:
         raise ValueError(f"only voxels on three axes (z, y, x) can be drawn, got {voxels.ndim}")
     kept = (voxels.indices[:, 0] == 0).cpu().numpy()
     sites = voxels.indices.cpu().numpy()[kept, :0:-1].astype(np.float64)
     size = np.array(grid.voxel_size, np.float64)
-    centres = np.array(grid.origin, np.float64) + (sites + 0.5) * size
+    centres = turn.points(np.array(grid.origin, np.float64) + (sites + 0.5) * size)
     names: Mapping[int, str] | None = None
     columns = list(fields)
     if color == "height":
@@ -268,13 +282,14 @@ def voxel_scene(
         )
     return Scene(
         centres,
-        tuple(grid.voxel_size),
+        turn.edges(grid.voxel_size),
         values,
         label,
         names,
         np.zeros((0, 7)) if boxes is None else np.asarray(boxes, np.float64),
         tuple(box_names),
         title,
-        None if bounds is None else tuple(bounds),
-        driving,
+        None if bounds is None else turn.bounds(bounds),
+        driving and turn.is_none,
+        turn.names()[:2] if axes is None else tuple(axes),
     )
