@@ -12,9 +12,10 @@ from sparseconv.scripts.console import complain, one_line_errors, out, parse_num
 from sparseconv.scripts.flop_counts.files import write_csv, write_json
 from sparseconv.scripts.flop_counts.model_source import find_model
 from sparseconv.scripts.flop_counts.plot import SUFFIXES, save_plot
-from sparseconv.scripts.flop_counts.scans import Counter, CountSettings, count_scans, point_files
+from sparseconv.scripts.flop_counts.scans import Counter, CountSettings, count_scans, point_files, spell_sizes
 from sparseconv.scripts.flop_counts.tables import print_layers, print_summary, print_voxel_sizes
 from sparseconv.scripts.output import check_output_file
+from sparseconv.scripts.scan import check_mesh_points, vertices_note
 
 # A scan that cannot be counted; the others are.
 _EXIT_SCAN_FAILED = 1
@@ -56,7 +57,11 @@ def flops(
     point_range: Annotated[str | None, typer.Option("--range", help="x0,y0,z0,x1,y1,z1.")] = None,
     backward: Annotated[bool, typer.Option("--backward", help="Count the gradients too.")] = False,
     unbounded: Annotated[bool, typer.Option("--unbounded", help="Give the model a grid without ends.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the simulated street.")] = 0,
+    mesh_points: Annotated[
+        int | None,
+        typer.Option(min=1, help="Draw so many points from a mesh's surface. [.ply: its vertices; else 100,000]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated street, and of the points of meshes.")] = 0,
 ) -> None:
     """Count a model's multiply-adds, memory and parameters, layer by layer, from its kernel maps.
 
@@ -77,7 +82,9 @@ def flops(
     tried: list[tuple[float, ...] | None] = [first, *(edges for edges in sizes if edges != first)]
     bounds = None if point_range is None else tuple(parse_numbers(point_range, (6,), "--range"))
     source = find_model(model)
-    counter = Counter(CountSettings(source, bounds, source.bounded and not unbounded, backward))
+    if not files:
+        check_mesh_points(None, mesh_points)
+    counter = Counter(CountSettings(source, bounds, source.bounded and not unbounded, backward, mesh_points))
     scans = list(point_files(files or []))
     problems: list[str] = []
 
@@ -98,7 +105,9 @@ def flops(
         )
     counted = tables[0].scans
     if counted:
-        title = f"{model}, {_over(len(counted), counted[0].scan)}"
+        title = f"{model}, {_over(len(counted), counted[0].scan)}, voxels of {spell_sizes(counted)}"
+        if bare := [scan.scan for scan in counted if scan.from_mesh == "vertices"]:
+            complain(vertices_note(bare))
         print_layers(counted, title, backward)
         print_summary(counted, backward)
     if len(tables) > 1 and any(table.scans for table in tables):

@@ -36,14 +36,14 @@ from sparseconv.scripts.network import (
     wants_bounded_grid,
 )
 from sparseconv.scripts.output import complete_folder
+from sparseconv.scripts.picture_axes import axis_words
 from sparseconv.scripts.run_page.page import check_page, write_page
-from sparseconv.scripts.scan import Scan, file_origin, grid_for, load_scan
+from sparseconv.scripts.scan import Scan, check_mesh_points, file_origin, load_scan, mesh_note
+from sparseconv.scripts.scan_grid import ScanGrid, grid_for
+from sparseconv.scripts.voxel_size import CROWDED, roomier_size, spell_size
 from sparseconv.tensor import SparseTensor
-from sparseconv.voxel_grid import VoxelGrid
 from sparseconv.voxelization import Voxels, voxelize
 
-# Fewer points per voxel than this are worth a note.
-_CROWDED = 1.05
 # Columns that a narrow terminal does without, in this order.
 _OPTIONAL = ("kind", "dense", "ratio", "in", "channels")
 
@@ -98,18 +98,21 @@ def _summary(
     count: ForwardCount,
     output: SparseTensor,
     times: dict[str, float],
+    size_reason: str | None,
 ) -> dict[str, Any]:
     return {
         "scan": {
             "name": scan.name,
             "points": len(scan.points),
             "fields": list(scan.fields),
+            "from_mesh": scan.from_mesh,
             "origin": scan.origin.tolist(),
             "outside": voxels.num_outside,
             "not_finite": voxels.num_nonfinite,
         },
         "grid": {
             "voxel_size": list(voxels.grid.voxel_size),
+            "voxel_size_reason": size_reason,
             "origin": file_origin(voxels.grid, scan.origin).tolist(),
             "spatial_shape": voxels.spatial_shape,
         },
@@ -168,18 +171,20 @@ def _save(
         (float(stride[0]), float(stride[1])),
         voxels.grid,
         f"{Path(scan.name).name if scan.name.count('/') else scan.name} through {summary['model']['name']}",
+        axis_words(scan),
     )
 
 
-def _describe(scan: Scan, voxels: Voxels, grid: VoxelGrid) -> None:
+def _describe(scan: Scan, voxels: Voxels, chosen: ScanGrid) -> None:
     dropped = [
         f"{number:,} {what}"
         for number, what in ((voxels.num_outside, "outside the range"), (voxels.num_nonfinite, "not finite"))
         if number
     ]
     note = f" ({', '.join(dropped)} dropped)" if dropped else ""
-    out.print(f"[bold]scan[/bold]    {escape(scan.name)}: {len(scan.points):,} points{note}", highlight=False)
-    size = " x ".join(f"{s:g}" for s in grid.voxel_size)
+    points = f"{len(scan.points):,} points" + (" drawn from its surface" if scan.from_mesh == "surface" else "")
+    out.print(f"[bold]scan[/bold]    {escape(scan.name)}: {points}{note}", highlight=False)
+    size = " x ".join(f"{s:g}" for s in chosen.grid.voxel_size)
     shape = voxels.spatial_shape
     cells = "an unbounded grid" if shape is None else " x ".join(map(str, shape)) + " cells (z y x)"
     share = "" if shape is None else f", {100 * len(voxels.indices) / math.prod(shape):.2g} % of the grid"
@@ -187,11 +192,25 @@ def _describe(scan: Scan, voxels: Voxels, grid: VoxelGrid) -> None:
         f"[bold]voxels[/bold]  {len(voxels.indices):,} of {size} in {cells}{share}",
         highlight=False,
     )
-    if len(voxels.point_rows) < _CROWDED * len(voxels.indices):
+    if chosen.reason is not None:
         out.print(
-            "[bold]note[/bold]    nearly every voxel holds one point, so that layers find few neighbours: try a "
-            "larger --voxel-size",
+            f"[bold]size[/bold]    {spell_size(chosen.grid.voxel_size)}: {chosen.reason} "
+            "(--voxel-size names another)",
             highlight=False,
+        )
+    inside = voxels.point_rows.numpy() >= 0
+    if inside.sum() < CROWDED * len(voxels.indices):
+        found = roomier_size(scan.points[inside], min(chosen.grid.voxel_size))
+        remedy = (
+            "there are too few points for any voxel size to change that"
+            if found is None
+            else f"--voxel-size {found[0]:g} puts {found[1]:.1f} in each on average"
+        )
+        out.print(
+            "[bold]note[/bold]    nearly every voxel holds one point, so that layers find few neighbours: "
+            f"{remedy}",
+            highlight=False,
+            soft_wrap=True,
         )
 
 
@@ -207,7 +226,11 @@ def run(
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("run_output"),
     voxel_size: Annotated[str | None, typer.Option(help="Edge length: one number, or x,y,z.")] = None,
     point_range: Annotated[str | None, typer.Option("--range", help="x0,y0,z0,x1,y1,z1.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the simulated street.")] = 0,
+    mesh_points: Annotated[
+        int | None,
+        typer.Option(min=1, help="Draw so many points from a mesh's surface. [.ply: its vertices; else 100,000]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated street, and of the points of a mesh.")] = 0,
     html: Annotated[Path | None, typer.Option(help="Write a page of the run here, to be opened offline.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="A checkpoint of the backbone; default: random weights.")
@@ -246,28 +269,34 @@ def run(
             pattern=pattern,
             save=save,
             overwrite=overwrite,
+            mesh_points=mesh_points,
+            seed=seed,
             ray_address=ray or ("local" if cluster else None),
         )
         return
     if (out_dir / SETTINGS_FILE).exists():
         raise ValueError(f"{out_dir}: holds the results of a big job; name another --out for those of one scan")
     file = files[0] if files else None
+    check_mesh_points(file, mesh_points)
     described = describe_weights(weights)
     if file is None and (problem := open3d_problem()) is not None:
         complain(f"note: {problem}. The street is scanned by the built-in ray caster instead.")
     with progress() as bar:
         bar.add_task("reading the scan" if file else "scanning the street", total=None)
-        scan = load_scan(file, seed)
-    grid, bounds = grid_for(scan, wants_bounded_grid(model), size, bounds)
+        scan = load_scan(file, seed, mesh_points)
+    if (note := mesh_note(scan, mesh_points)) is not None:
+        complain(note)
     start = time.perf_counter()
-    voxels = voxelize(scan.points, grid.voxel_size, bounds, nonfinite="drop")
+    chosen = grid_for(scan, wants_bounded_grid(model), size, bounds)
+    bounds = chosen.point_cloud_range
+    voxels = voxelize(scan.points, chosen.grid.voxel_size, bounds, nonfinite="drop")
     first_voxelization = time.perf_counter() - start
     if len(voxels.indices) == 0:
         raise ValueError(f"{scan.name}: {scan.outside(bounds)}")
     start = time.perf_counter()
-    voxels = voxelize(scan.points, grid.voxel_size, bounds, nonfinite="drop")
+    voxels = voxelize(scan.points, chosen.grid.voxel_size, bounds, nonfinite="drop")
     times = {"voxelize_milliseconds": 1000 * (time.perf_counter() - start)}
-    _describe(scan, voxels, grid)
+    _describe(scan, voxels, chosen)
     network = build_network(model, voxels.features.shape[1], weights)
     with complete_folder(out_dir) as staging:
         count, first_pass = _run_model(network, voxels)
@@ -290,7 +319,7 @@ def run(
         out.print(
             f"[bold]output[/bold]  {len(output):,} voxels x {output.features.shape[1]} channels", highlight=False
         )
-        summary = _summary(scan, (model, described), voxels, count, output, times)
+        summary = _summary(scan, (model, described), voxels, count, output, times, chosen.reason)
         if bad := summary["output"]["not_finite"]:
             complain(
                 f"note: {bad:,} of {len(output):,} output voxels have features that are not finite "

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparseconv.datasets import SimulatedStreet, read_points
+from sparseconv.datasets.mesh_files import MESH_SUFFIXES
+from sparseconv.datasets.ply_header import parse_ply_header
 from sparseconv.voxel_grid import VoxelGrid
 
 # SECOND's grid for cars (Yan et al., 2018): metres in front of a KITTI car, x y z.
 SECOND_RANGE = (0.0, -40.0, -3.0, 70.4, 40.0, 1.0)
 SECOND_VOXEL = (0.05, 0.05, 0.1)
-SEGMENTATION_VOXEL = (0.05, 0.05, 0.05)
-# A detector's backbone halves the grid three or four times and needs 25 cells of height to have any left.
-_FEWEST_CELLS = 32
-_OBJECT_CELLS = 256
+# Longer than the header of any PLY file that could be read.
+_PLY_HEADER_BYTES = 1 << 20
+
+Vehicle = Literal["KITTI", "nuScenes"]
+FromMesh = Literal["vertices", "surface"]
 
 
 @dataclass(frozen=True)
@@ -29,16 +33,27 @@ class Scan:
         name: of the file.
         points: float32 ``[N, 3 + F]``.
         fields: names of the columns.
-        is_driving: whether it is laid out like KITTI's (x forward, sensor 1.73 m high).
+        vehicle: whose car's sensor it is laid out for: KITTI's (x forward, y left, sensor 1.73 m high) or
+            nuScenes' (x right, y forward); None for any other cloud.
         origin: float64 ``[3]``: what the reader subtracted from map coordinates, see
             :class:`~sparseconv.datasets.PointCloud`. The file's position of a point is ``xyz + origin``.
+        from_mesh: whether the points are a mesh's bare vertices or were drawn from its surface; None where the
+            file holds no faces.
+        labels: int32 ``[N]`` class ids, or None.
     """
 
     name: str
     points: NDArray[np.float32]
     fields: tuple[str, ...]
-    is_driving: bool
+    vehicle: Vehicle | None
     origin: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+    from_mesh: FromMesh | None = None
+    labels: NDArray[np.int32] | None = None
+
+    @property
+    def is_driving(self) -> bool:
+        """Whether SECOND's grid fits it."""
+        return self.vehicle == "KITTI"
 
     def outside(self, point_cloud_range: Sequence[float] | None) -> str:
         """What is said where no point lies in the range (in the points' coordinates, as the grid has it)."""
@@ -46,18 +61,74 @@ class Scan:
         return f"none of its {len(self.points)} points lies in the range {bounds}; give another --range"
 
 
-def load_scan(path: Path | None, seed: int = 0) -> Scan:
+def load_scan(path: Path | None, seed: int = 0, mesh_points: int | None = None) -> Scan:
     """Read a file, or scan a simulated street.
+
+    Args:
+        path: a point file or a mesh; None: the street.
+        seed: of the street, and of the points that are drawn from a mesh.
+        mesh_points: how many points are drawn from a mesh's surface; None: 100,000 from OFF, OBJ and STL, and
+            the bare vertices of PLY. It changes nothing for other formats.
 
     Raises:
         PointFileError: the file cannot be used.
     """
     if path is None:
         cloud = SimulatedStreet(seed=seed).scan()
-        return Scan(f"simulated street, 64 beams x 1800, seed {seed}", cloud.points, cloud.fields, True)
-    cloud = read_points(path)
-    is_kitti = path.suffix.lower() == ".bin" and not path.name.lower().endswith(".pcd.bin")
-    return Scan(str(path), cloud.points, cloud.fields, is_kitti, cloud.origin)
+        return Scan(f"simulated street, 64 beams x 1800, seed {seed}", cloud.points, cloud.fields, "KITTI")
+    cloud = read_points(path, mesh_points=mesh_points, seed=seed)
+    name = path.name.lower()
+    vehicle: Vehicle | None = None
+    if name.endswith(".bin"):
+        vehicle = "nuScenes" if name.endswith(".pcd.bin") else "KITTI"
+    from_mesh: FromMesh | None = None
+    if name.endswith(MESH_SUFFIXES):
+        is_surface = mesh_points is not None or not name.endswith(".ply")
+        from_mesh = "surface" if is_surface else "vertices" if _has_faces(path) else None
+    return Scan(str(path), cloud.points, cloud.fields, vehicle, cloud.origin, from_mesh, cloud.labels)
+
+
+def _has_faces(path: Path) -> bool:
+    """Whether the header of a PLY file declares faces."""
+    with path.open("rb") as file:
+        header = parse_ply_header(path, file.read(_PLY_HEADER_BYTES))
+    return any(element.name.lower() == "face" and element.count > 0 for element in header.elements)
+
+
+def check_mesh_points(path: Path | None, mesh_points: int | None) -> None:
+    """Refuse ``--mesh-points`` where there is no mesh to draw them from.
+
+    Raises:
+        ValueError: there is no file, or it is of a format that holds no meshes.
+    """
+    if mesh_points is not None and (path is None or not path.name.lower().endswith(MESH_SUFFIXES)):
+        what = "no file" if path is None else path.name
+        raise ValueError(f"--mesh-points draws points from a mesh ({' '.join(MESH_SUFFIXES)}), got {what}")
+
+
+def mesh_note(scan: Scan, mesh_points: int | None) -> str | None:
+    """What is said where a mesh is read and ``--mesh-points`` is not given; None where nothing needs saying."""
+    if scan.from_mesh is None or mesh_points is not None:
+        return None
+    if scan.from_mesh == "vertices":
+        return vertices_note([scan.name])
+    return (
+        f"note: {scan.name} is a mesh: {len(scan.points):,} points are drawn from its surface; --mesh-points N "
+        "draws N"
+    )
+
+
+def vertices_note(names: Sequence[str]) -> str:
+    """What is said of meshes of which only the vertices were read.
+
+    Args:
+        names: of the meshes, at least one.
+    """
+    which = f"{names[0]} is a mesh" if len(names) == 1 else f"{len(names):,} files such as {names[0]} are meshes"
+    return (
+        f"note: {which}, and read as bare vertices, without the surface between them; --mesh-points N draws N "
+        "points from the surface"
+    )
 
 
 def local_range(point_cloud_range: Sequence[float], origin: NDArray[np.float64]) -> tuple[float, ...]:
@@ -85,62 +156,3 @@ def finite_box(points: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArra
     if len(finite) == 0:
         raise ValueError("no point has finite coordinates")
     return finite.min(0), finite.max(0)
-
-
-def extent_of(points: NDArray[np.float32], voxel_size: tuple[float, ...]) -> tuple[float, ...]:
-    """Range of whole voxels that holds every finite point, at least ``_FEWEST_CELLS`` on each axis.
-
-    Raises:
-        ValueError: no point is finite.
-    """
-    low, high = finite_box(points)
-    size = np.array(voxel_size)
-    first = np.floor(low / size)
-    # One cell more than the division says: in float32, as voxels are computed, the last point may land there.
-    cells = np.maximum(np.floor(high / size) + 2 - first, _FEWEST_CELLS)
-    return (*(first * size).tolist(), *((first + cells) * size).tolist())
-
-
-def with_room(point_cloud_range: tuple[float, ...], voxel_size: tuple[float, ...]) -> tuple[float, ...]:
-    """The range, its upper ends raised where an axis would have fewer than ``_FEWEST_CELLS`` cells."""
-    low, high = np.array(point_cloud_range[:3]), np.array(point_cloud_range[3:])
-    return (*low.tolist(), *np.maximum(high, low + _FEWEST_CELLS * np.array(voxel_size)).tolist())
-
-
-def voxel_size_for(points: NDArray[np.float32]) -> tuple[float, ...]:
-    """The segmentation voxel, or one that cuts a small object's longest side into about ``_OBJECT_CELLS``."""
-    low, high = finite_box(points)
-    size = min(SEGMENTATION_VOXEL[0], float((high - low).max()) / _OBJECT_CELLS)
-    return (float(f"{size:.1g}"),) * 3 if size > 0 else SEGMENTATION_VOXEL
-
-
-def grid_for(
-    scan: Scan,
-    bounded: bool,
-    voxel_size: tuple[float, ...] | None,
-    point_cloud_range: tuple[float, ...] | None,
-) -> tuple[VoxelGrid, tuple[float, ...] | None]:
-    """Grid and range of a run: what the user named, else SECOND's for driving scans, else the scan's own.
-
-    Args:
-        scan: the points.
-        bounded: whether the model needs a bounded grid.
-        voxel_size: the user's, or None.
-        point_cloud_range: the user's, in the file's coordinates, or None.
-
-    Returns:
-        Both in the coordinates of the scan's points.
-    """
-    if voxel_size is not None:
-        size = voxel_size
-    elif scan.is_driving:
-        size = SECOND_VOXEL if bounded else SEGMENTATION_VOXEL
-    else:
-        size = voxel_size_for(scan.points)
-    if point_cloud_range is None and bounded:
-        point_cloud_range = SECOND_RANGE if scan.is_driving else extent_of(scan.points, size)
-    elif point_cloud_range is not None:
-        # Checked as the user gave it: the message then has the user's numbers.
-        VoxelGrid.create(size, point_cloud_range)
-        point_cloud_range = local_range(point_cloud_range, scan.origin)
-    return VoxelGrid.create(size, point_cloud_range), point_cloud_range

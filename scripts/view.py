@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,15 +10,18 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from sparseconv.datasets import SimulatedStreet, read_points
+from sparseconv.datasets import SimulatedStreet
 from sparseconv.datasets.kitti_calibration import KittiCalibration
 from sparseconv.datasets.kitti_labels import DONT_CARE, KittiLabels
 from sparseconv.datasets.semantic_kitti import read_semantic_kitti_labels
 from sparseconv.datasets.semantic_kitti_classes import ORIGINAL_NAMES
 from sparseconv.scripts.console import complain, one_line_errors, out, parse_numbers, progress
 from sparseconv.scripts.output import check_output_file
-from sparseconv.scripts.scan import finite_box, local_range
+from sparseconv.scripts.picture_axes import axis_words
+from sparseconv.scripts.scan import Scan, check_mesh_points, load_scan, local_range, mesh_note
+from sparseconv.scripts.voxel_size import VoxelSize, picture_voxel_size, spell_size
 from sparseconv.visualize import (
+    UPS,
     Scene,
     draw_from_above,
     draw_in_space,
@@ -28,36 +31,21 @@ from sparseconv.visualize import (
     voxel_scene,
 )
 from sparseconv.visualize.in_space import RENDERERS
+from sparseconv.visualize.turning import Turn
+from sparseconv.voxel_grid import VoxelGrid
 from sparseconv.voxelization import voxelize
 
-# A laser scan at 0.1 m: voxels that can be told apart on a screen.
-_DRIVING_VOXEL = 0.1
-# Anything else is cut into so many voxels along its longest side: twice the root of its points, within limits.
-_LONGEST = (32, 300)
 _VIEWS = ("above", "space")
 
 
 @dataclass(frozen=True, eq=False)
 class _Content:
-    """What is to be seen; ``xyz + origin`` is a point's position in the file."""
+    """What is to be seen besides the points; boxes are in the points' coordinates."""
 
-    name: str
-    points: NDArray[np.float32]
-    fields: tuple[str, ...]
-    voxel_size: tuple[float, ...]
-    labels: NDArray[np.int32] | None = None
+    scan: Scan
     label_names: dict[int, str] | None = None
     boxes: NDArray[Any] | None = None
     box_names: tuple[str, ...] = ()
-    driving: bool = False
-    origin: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
-
-
-def _size_for(points: NDArray[np.float32]) -> tuple[float, ...]:
-    low, high = finite_box(points)
-    longest = float((high - low).max())
-    cells = float(np.clip(2 * np.sqrt(np.isfinite(points[:, :3]).all(1).sum()), *_LONGEST))
-    return (float(f"{longest / cells:.1g}") if longest > 0 else _DRIVING_VOXEL,) * 3
 
 
 def _street(seed: int) -> _Content:
@@ -65,31 +53,19 @@ def _street(seed: int) -> _Content:
     boxes = np.zeros((0, 7)) if frame.boxes is None else frame.boxes
     seen = np.asarray(frame.box_data.get("num_points", np.ones(len(boxes)))) > 0
     return _Content(
-        f"simulated street, seed {seed}",
-        frame.points,
-        frame.fields,
-        (_DRIVING_VOXEL,) * 3,
-        frame.labels,
+        Scan(f"simulated street, seed {seed}", frame.points, frame.fields, "KITTI", labels=frame.labels),
         dict(enumerate(SimulatedStreet.CLASSES)),
         boxes[seen],
         tuple(name for name, kept in zip(frame.box_names, seen, strict=True) if kept),
-        driving=True,
     )
 
 
-def _file(path: Path, labels_path: Path | None) -> _Content:
-    cloud = read_points(path)
-    is_driving = path.name.lower().endswith(".bin")
-    size = (_DRIVING_VOXEL,) * 3 if is_driving else _size_for(cloud.points)
-    # Scans of nuScenes (.pcd.bin) have x to the right.
-    is_kitti = is_driving and not path.name.lower().endswith(".pcd.bin")
-    labels, names = cloud.labels, None
-    if labels_path is not None:
-        labels, _ = read_semantic_kitti_labels(labels_path, len(cloud.points))
-        names = dict(ORIGINAL_NAMES)
-    return _Content(
-        path.name, cloud.points, cloud.fields, size, labels, names, driving=is_kitti, origin=cloud.origin
-    )
+def _file(path: Path, labels_path: Path | None, seed: int, mesh_points: int | None) -> _Content:
+    scan = load_scan(path, seed, mesh_points)
+    if labels_path is None:
+        return _Content(scan)
+    labels, _ = read_semantic_kitti_labels(labels_path, len(scan.points))
+    return _Content(replace(scan, labels=labels), dict(ORIGINAL_NAMES))
 
 
 def _read_boxes(path: Path, calib: Path | None) -> tuple[NDArray[Any], tuple[str, ...]]:
@@ -119,34 +95,33 @@ def _read_boxes(path: Path, calib: Path | None) -> tuple[NDArray[Any], tuple[str
     return boxes, tuple(labels.types[row] for row in kept)
 
 
-def _scene(content: _Content, color: str | None, bounds: list[float] | None) -> Scene:
-    local = None if bounds is None else local_range(bounds, content.origin)
-    voxels = voxelize(content.points, content.voxel_size, local, nonfinite="drop")
+def _scene(
+    content: _Content, size: VoxelSize, local: tuple[float, ...] | None, color: str | None, up: str
+) -> Scene:
+    """The voxels of the points in a range, which like them is in the coordinates of the reader."""
+    scan = content.scan
+    voxels = voxelize(scan.points, size.edges, local, nonfinite="drop")
     if len(voxels.indices) == 0:
-        raise ValueError(
-            f"{content.name}: none of its {len(content.points)} points lies in the range {bounds}; give another "
-            "--range"
-        )
+        raise ValueError(f"{Path(scan.name).name}: {scan.outside(local)}")
     if color is None:
-        has_colours = {"r", "g", "b"} <= set(content.fields)
-        color = "label" if content.labels is not None else "rgb" if has_colours else "height"
+        has_colours = {"r", "g", "b"} <= set(scan.fields)
+        color = "label" if scan.labels is not None else "rgb" if has_colours else "height"
     labels = None
-    if content.labels is not None:
-        labels = voxel_labels(content.labels, voxels.point_rows.numpy(), len(voxels.indices))
-    size = content.voxel_size
-    edges = f"{size[0]:g}" if len(set(size)) == 1 else " x ".join(f"{edge:g}" for edge in size)
+    if scan.labels is not None:
+        labels = voxel_labels(scan.labels, voxels.point_rows.numpy(), len(voxels.indices))
     return voxel_scene(
         voxels.to_sparse(),
         voxels.grid,
         color,
-        fields=content.fields,
+        fields=scan.fields,
         labels=labels,
         label_names=content.label_names,
         boxes=content.boxes,
         box_names=content.box_names,
-        title=f"{content.name}: {len(voxels.indices):,} voxels of {edges}",
+        title=f"{Path(scan.name).name}: {len(voxels.indices):,} voxels of {spell_size(size.edges)}",
         bounds=local,
-        driving=content.driving,
+        up=up,
+        axes=axis_words(scan, Turn.with_up(up)),
     )
 
 
@@ -167,7 +142,12 @@ def view(
     calib: Annotated[Path | None, typer.Option(help="KITTI calibration of --boxes. [../calib beside it]")] = None,
     labels: Annotated[Path | None, typer.Option(help="SemanticKITTI .label file of the points.")] = None,
     renderer: Annotated[str, typer.Option(help="Of --view space: auto, open3d or matplotlib.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of the simulated street.")] = 0,
+    up: Annotated[str, typer.Option(help="Which axis of the file points up: x, y, z, -x, -y or -z.")] = "z",
+    mesh_points: Annotated[
+        int | None,
+        typer.Option(min=1, help="Draw so many points from a mesh's surface. [.ply: its vertices; else 100,000]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated street, and of the points of a mesh.")] = 0,
 ) -> None:
     """Show a scan's voxels: a window where there is a display, else a picture.
 
@@ -183,20 +163,36 @@ def view(
         raise ValueError(f"--out must end in .png, got {out_path.name}")
     if labels is not None and file is None:
         raise ValueError("--labels belong to the points of a file: name it")
+    check_mesh_points(file, mesh_points)
+    if up.removeprefix("+") not in UPS:
+        raise ValueError(f"--up must be one of {', '.join(UPS)}, got {up!r}")
+    if up.removeprefix("+") != "z" and (file is None or boxes is not None):
+        raise ValueError("boxes stand upright on z: --up goes with a file and without --boxes")
     sizes = None if voxel_size is None else parse_numbers(voxel_size, (1, 3), "--voxel-size")
     bounds = None if point_range is None else parse_numbers(point_range, (6,), "--range")
     with progress() as bar:
         bar.add_task("reading the scan" if file else "scanning the street", total=None)
-        content = _street(seed) if file is None else _file(file, labels)
-    changes: dict[str, Any] = {}
+        content = _street(seed) if file is None else _file(file, labels, seed, mesh_points)
+    scan = content.scan
+    if (note := mesh_note(scan, mesh_points)) is not None:
+        complain(note)
+    local = None if bounds is None else local_range(bounds, scan.origin)
     if sizes is not None:
-        changes["voxel_size"] = tuple(sizes * 3 if len(sizes) == 1 else sizes)
+        size = VoxelSize(tuple(sizes * 3 if len(sizes) == 1 else sizes), None)
+    else:
+        size = picture_voxel_size(scan, local)
+    if bounds is not None:
+        # Checked as the user gave it: the message then has the user's numbers.
+        VoxelGrid.create(size.edges, bounds)
     if boxes is not None:
-        found, changes["box_names"] = _read_boxes(boxes, calib)
+        found, names = _read_boxes(boxes, calib)
         found = np.array(found, np.float64)
-        found[:, :3] -= content.origin
-        changes["boxes"] = found
-    scene = _scene(_Content(**{**vars(content), **changes}), color, bounds)
+        found[:, :3] -= scan.origin
+        content = replace(content, boxes=found, box_names=names)
+    scene = _scene(content, size, local, color, up)
+    if size.reason is not None:
+        chosen = f"voxels of {spell_size(size.edges)}: {size.reason} (--voxel-size names another)"
+        out.print(chosen, highlight=False, soft_wrap=True)
     if out_path is None and has_display():
         try:
             show(scene)

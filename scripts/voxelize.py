@@ -11,15 +11,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from sparseconv.datasets import PointCloud, PointFileError, read_points
+from sparseconv.datasets import PointFileError
 from sparseconv.scripts.console import EXIT_BAD_INPUT, complain, one_line_errors, out, parse_numbers, progress
 from sparseconv.scripts.output import complete_folder
-from sparseconv.scripts.scan import file_origin, local_range
+from sparseconv.scripts.scan import Scan, file_origin, load_scan, local_range, vertices_note
 from sparseconv.voxelization import REDUCTIONS, Voxels
 from sparseconv.voxelization import voxelize as voxelize_points
 
 
-def _save(voxels: Voxels, cloud: PointCloud, path: Path) -> None:
+def _save(voxels: Voxels, cloud: Scan, path: Path) -> None:
     shape = voxels.spatial_shape
     np.savez_compressed(
         path,
@@ -54,6 +54,11 @@ def voxelize(
         str | None, typer.Option("--range", help="x0,y0,z0,x1,y1,z1; points outside are dropped. Default: all.")
     ] = None,
     reduce: Annotated[str, typer.Option(help="mean, sum, max or first.")] = "mean",
+    mesh_points: Annotated[
+        int | None,
+        typer.Option(min=1, help="Draw so many points from a mesh's surface. [.ply: its vertices; else 100,000]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the points of meshes.")] = 0,
     out_dir: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for one NAME.npz a file (features, indices, point rows, ..)."),
@@ -73,16 +78,19 @@ def voxelize(
     # The first call loads or compiles the kernels; it must not count for the first file.
     voxelize_points(np.zeros((1, 3), np.float32), size)
     failed = 0
+    bare: list[str] = []
     with progress() as bar:
         task = bar.add_task("voxelizing", total=len(files))
         for path, name in zip(files, names, strict=True):
             try:
-                cloud = read_points(path)
+                cloud = load_scan(path, seed, mesh_points)
             except PointFileError as error:
                 complain(str(error))
                 failed += 1
                 bar.advance(task)
                 continue
+            if cloud.from_mesh == "vertices":
+                bare.append(str(path))
             start = time.perf_counter()
             local = None if bounds is None else local_range(bounds, cloud.origin)
             voxels = voxelize_points(cloud.points, size, local, reduce, nonfinite="drop")  # type: ignore[arg-type]
@@ -107,6 +115,8 @@ def voxelize(
                 f"{1000 * seconds:.1f}",
             )
             bar.advance(task)
+    if bare:
+        complain(vertices_note(bare))
     if table.row_count:
         out.print(table)
         if out_dir is not None:

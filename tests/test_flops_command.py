@@ -197,6 +197,27 @@ def test_picture_and_voxel_sizes(folder: Path) -> None:
     assert b"<svg" in (folder / "a.svg").read_bytes()
 
 
+def test_the_table_says_its_voxel_size(folder: Path) -> None:
+    def title(*arguments: Any) -> str:
+        result = call("own.py:make_model", *arguments)
+        assert result.exit_code == 0, result.output
+        return next(line.strip() for line in result.output.splitlines() if line.strip().startswith("own.py"))
+
+    assert title("scans/0.npy", "--voxel-sizes", "0.5x0.5x1,2") == (
+        "own.py:make_model, 0.npy, voxels of 0.5 x 0.5 x 1"
+    )
+    # The one named alone comes first, whatever the curve has.
+    assert title("scans/0.npy", "--voxel-size", "2", "--voxel-sizes", "0.5,1").endswith(", voxels of 2 x 2 x 2")
+    # Objects of 1.5 and 3 m: each scan has its own size.
+    for name, side in (("small", 1.5), ("large", 3.0)):
+        np.save(folder / f"{name}.npy", np.random.default_rng(0).uniform(0, side, (300, 4)))
+    said = title("small.npy", "large.npy", "--json", "a.json")
+    assert said == "own.py:make_model, mean of 2 scans, voxels of 0.006 x 0.006 x 0.006 to 0.01 x 0.01 x 0.01"
+    written = json.loads((folder / "a.json").read_text())
+    assert [size["voxel_size"] for size in written["voxel_sizes"]] == [None]
+    assert [scan["voxel_size"][0] for scan in written["scans"]] == [0.006, 0.01]
+
+
 def test_a_driving_grid_is_enlarged_to_the_cells_that_a_backbone_needs(folder: Path) -> None:
     rng = np.random.default_rng(2)
     points = np.c_[

@@ -35,7 +35,7 @@ def write_json(path: Path, model: str, tables: Sequence[Counts], problems: Seque
         ],
         "total": _total(first),
         "voxel_sizes": [
-            {"voxel_size": counts.scans[0].voxel_size, "scans": len(counts.scans), "total": _total(counts.scans)}
+            {"voxel_size": _size(counts.scans), "scans": len(counts.scans), "total": _total(counts.scans)}
             for counts in tables
             if counts.scans
         ],
@@ -54,6 +54,12 @@ def _total(scans: Sequence[ScanCount]) -> dict[str, Any]:
     }
 
 
+def _size(scans: Sequence[ScanCount]) -> tuple[float, ...] | None:
+    """Of all scans; None where each has its own."""
+    sizes = {scan.voxel_size for scan in scans}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
 def _scan(scan: ScanCount) -> dict[str, Any]:
     count = scan.count
     return {
@@ -62,6 +68,8 @@ def _scan(scan: ScanCount) -> dict[str, Any]:
         "voxels": scan.voxels,
         "in_channels": scan.in_channels,
         "voxel_size": scan.voxel_size,
+        "voxel_size_reason": scan.size_reason,
+        "from_mesh": scan.from_mesh,
         "spatial_shape": scan.spatial_shape,
         "parameters": count.parameters,
         "macs": count.macs,

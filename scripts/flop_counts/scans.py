@@ -14,7 +14,8 @@ from sparseconv.flops import ForwardCount, LayerCount, count_forward, count_trai
 from sparseconv.scripts.flop_counts.model_source import ModelSource, give
 from sparseconv.scripts.jobs.search import find_scans, has_magic
 from sparseconv.scripts.network import network_input
-from sparseconv.scripts.scan import Scan, grid_for, load_scan, with_room
+from sparseconv.scripts.scan import FromMesh, Scan, load_scan
+from sparseconv.scripts.scan_grid import grid_for, with_room
 from sparseconv.voxelization import voxelize
 
 
@@ -28,6 +29,8 @@ class ScanCount:
         voxels: occupied voxels.
         in_channels: columns of its points.
         voxel_size: edge lengths along x, y, z.
+        size_reason: why the voxels are this large; None where the user said so.
+        from_mesh: see :class:`~sparseconv.scripts.scan.Scan`.
         spatial_shape: cells along z, y, x; None for an unbounded grid.
         count: the counts.
     """
@@ -37,6 +40,8 @@ class ScanCount:
     voxels: int
     in_channels: int
     voxel_size: tuple[float, ...]
+    size_reason: str | None
+    from_mesh: FromMesh | None
     spatial_shape: tuple[int, ...] | None
     count: ForwardCount
 
@@ -57,6 +62,7 @@ class CountSettings:
     point_range: tuple[float, ...] | None
     bounded: bool
     backward: bool
+    mesh_points: int | None = None
 
 
 def point_files(paths: Sequence[Path]) -> Iterator[Path | ValueError]:
@@ -98,10 +104,11 @@ class Counter:
             ValueError: no point lies in the range, or the model fails on it.
         """
         settings = self.settings
-        grid, bounds = grid_for(scan, settings.bounded, voxel_size, settings.point_range)
+        chosen = grid_for(scan, settings.bounded, voxel_size, settings.point_range)
+        bounds, size = chosen.point_cloud_range, chosen.grid.voxel_size
         if bounds is not None and settings.point_range is None:
-            bounds = with_room(bounds, grid.voxel_size)
-        voxels = voxelize(scan.points, grid.voxel_size, bounds, nonfinite="drop")
+            bounds = with_room(bounds, size)
+        voxels = voxelize(scan.points, size, bounds, nonfinite="drop")
         if len(voxels.indices) == 0:
             raise ValueError(f"{scan.name}: {scan.outside(bounds)}")
         channels = voxels.features.shape[1]
@@ -123,7 +130,9 @@ class Counter:
             len(scan.points),
             len(voxels.indices),
             channels,
-            tuple(grid.voxel_size),
+            tuple(size),
+            chosen.reason,
+            scan.from_mesh,
             None if shape is None else tuple(shape),
             count,
         )
@@ -146,7 +155,7 @@ def count_scans(
         files: point files, or errors to report; none of them: the simulated street.
         sizes: voxel sizes; None for the one that fits the scan.
         scale: further sizes as multiples of the first one of the first scan.
-        seed: of the street.
+        seed: of the street and of the points of meshes.
         on_error: called with each message.
         on_scan: called after each scan.
 
@@ -160,7 +169,7 @@ def count_scans(
         try:
             if isinstance(file, ValueError):
                 raise file
-            scan = load_scan(file, seed)
+            scan = load_scan(file, seed, counter.settings.mesh_points)
         except (PointFileError, ValueError, OSError) as error:
             on_error(str(error))
             on_scan()
@@ -184,6 +193,13 @@ def count_scans(
 
 def _at(size: Sequence[float] | None) -> str:
     return "" if size is None else f" (voxel size {' x '.join(f'{edge:g}' for edge in size)})"
+
+
+def spell_sizes(scans: Sequence[ScanCount]) -> str:
+    """The voxel size of scans; where each has its own, the least and the greatest."""
+    sizes = sorted({scan.voxel_size for scan in scans})
+    least, greatest = (" x ".join(f"{edge:g}" for edge in size) for size in (sizes[0], sizes[-1]))
+    return least if len(sizes) == 1 else f"{least} to {greatest}"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from sparseconv.flops import LayerCount
 from sparseconv.scripts.console import out
-from sparseconv.scripts.flop_counts.scans import Counts, ScanCount, Spread, layers, totals
+from sparseconv.scripts.flop_counts.scans import Counts, ScanCount, Spread, layers, spell_sizes, totals
 
 # Columns that a narrow terminal does without, in this order.
 _OPTIONAL = ("params", "kind", "channels", "pairs", "dense MB", "MB", "dense")
@@ -98,6 +98,10 @@ def print_summary(scans: Sequence[ScanCount], backward: bool) -> None:
     memory = _in_words(spreads["sparse_bytes"], mega, "MB")
     dense = _in_words(spreads["dense_bytes"], mega, "MB")
     lines.append(("memory", f"{memory} of features, sites and maps; {dense} of dense activations"))
+    reasons = {scan.size_reason for scan in scans}
+    if reasons != {None}:
+        why = reasons.pop() if len(reasons) == 1 else "chosen for each scan"
+        lines.append(("size", f"{spell_sizes(scans)}: {why} (--voxel-size names another)"))
     if len(scans) > 1:
         lines.append(("voxels", _in_words(spreads["voxels"], lambda number: f"{number:,.0f}", "")))
     for name, text in lines:
@@ -136,7 +140,7 @@ def print_voxel_sizes(tables: Sequence[Counts]) -> None:
             continue
         mean = {name: spread.mean for name, spread in totals(counts.scans).items()}
         table.add_row(
-            " x ".join(f"{edge:g}" for edge in counts.scans[0].voxel_size),
+            spell_sizes(counts.scans),
             str(len(counts.scans)),
             f"{mean['voxels']:,.0f}",
             giga(mean["macs"]),

@@ -29,6 +29,8 @@ class Outcome:
         skipped: scans whose results were there before.
         done: names of the scans that were run.
         not_finite: names of those whose output holds numbers that are not finite.
+        vertices_only: names of those that are meshes of which only the vertices were read.
+        voxel_sizes: that the scans were run at, along x, y, z.
         failed: reasons by name.
         seconds: wall time.
         interrupted: whether Ctrl-C ended it.
@@ -38,6 +40,8 @@ class Outcome:
     skipped: int
     done: set[str] = field(default_factory=set)
     not_finite: set[str] = field(default_factory=set)
+    vertices_only: set[str] = field(default_factory=set)
+    voxel_sizes: set[tuple[float, ...]] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     interrupted: bool = False
@@ -50,6 +54,7 @@ class Outcome:
             "skipped": self.skipped,
             "done": len(self.done),
             "not_finite": sorted(self.not_finite),
+            "vertices_only": sorted(self.vertices_only),
             "failed": [{"name": name, "reason": self.failed[name]} for name in sorted(self.failed)],
             "interrupted": self.interrupted,
             "seconds": round(self.seconds, 3),
@@ -112,6 +117,9 @@ def process_scans(
             outcome.done.add(record["name"])
             if record.get("output_not_finite"):
                 outcome.not_finite.add(record["name"])
+            if record["from_mesh"] == "vertices":
+                outcome.vertices_only.add(record["name"])
+            outcome.voxel_sizes.add(tuple(record["voxel_size"]))
             outcome.seconds = time.perf_counter() - start
             on_scan(outcome)
 

@@ -17,7 +17,8 @@ from sparseconv.datasets import PointFileError
 from sparseconv.scripts.jobs.search import ScanFile
 from sparseconv.scripts.jobs.settings import Settings
 from sparseconv.scripts.network import wants_bounded_grid
-from sparseconv.scripts.scan import file_origin, grid_for, load_scan
+from sparseconv.scripts.scan import file_origin, load_scan
+from sparseconv.scripts.scan_grid import grid_for
 from sparseconv.voxel_grid import VoxelGrid
 from sparseconv.voxelization import voxelize
 
@@ -34,8 +35,8 @@ class VoxelizedScan:
         indices: int32 ``[M, 4]``.
         grid: where the voxels lie, in the coordinates of the points as they were read.
         origin: float64 ``[3]``: where voxel 0 begins, in the file's coordinates.
-        counts: points, points outside the range and points that are not finite; milliseconds; size and time of
-            the file.
+        counts: points, points outside the range and points that are not finite; whether they are of a mesh; why
+            the voxels are this large; milliseconds; size and time of the file.
     """
 
     index: int
@@ -81,18 +82,20 @@ def read_scan(index: int, scan: ScanFile, settings: Settings) -> ReadResult:
     _load_kernels()
     try:
         start = time.perf_counter()
-        cloud = load_scan(scan.path)
+        cloud = load_scan(scan.path, settings.seed, settings.mesh_points)
         status = scan.path.stat()
         read = time.perf_counter()
         bounded = wants_bounded_grid(settings.model)
-        grid, bounds = grid_for(cloud, bounded, settings.voxel_size, settings.point_range)
-        voxels = voxelize(cloud.points, grid.voxel_size, bounds, nonfinite="drop")
+        chosen = grid_for(cloud, bounded, settings.voxel_size, settings.point_range)
+        voxels = voxelize(cloud.points, chosen.grid.voxel_size, chosen.point_cloud_range, nonfinite="drop")
         if len(voxels.indices) == 0:
-            return Failure(index, cloud.outside(bounds))
+            return Failure(index, cloud.outside(chosen.point_cloud_range))
         counts = {
             "points": len(cloud.points),
             "outside": voxels.num_outside,
             "not_finite": voxels.num_nonfinite,
+            "from_mesh": cloud.from_mesh,
+            "voxel_size_reason": chosen.reason,
             "bytes": status.st_size,
             "modified_ns": status.st_mtime_ns,
             "read_ms": 1000 * (read - start),

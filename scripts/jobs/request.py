@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sparseconv.scripts.console import complain, err, out
+from sparseconv.scripts.console import complain, out
+from sparseconv.scripts.jobs.display import Display
 from sparseconv.scripts.jobs.job import Outcome, process_scans
 from sparseconv.scripts.jobs.search import find_scans, has_magic
 from sparseconv.scripts.jobs.settings import Settings
+from sparseconv.scripts.scan import vertices_note
+from sparseconv.scripts.voxel_size import spell_size
 
 # At least one scan failed, the others are done; after Ctrl-C as shells have it.
 EXIT_SOME_FAILED = 1
 EXIT_INTERRUPTED = 130
-# A log gets a line this often, in seconds, where there is no terminal for a bar.
-_LOG_EVERY = 30.0
 # Failures printed in full; all of them stand in job_summary.json.
 _SHOWN_FAILURES = 20
 
@@ -58,6 +56,8 @@ def run_job(
     pattern: str | None = None,
     save: str | None = None,
     overwrite: bool = False,
+    mesh_points: int | None = None,
+    seed: int = 0,
     ray_address: str | None = None,
 ) -> None:
     """Find the scans, run them, and say what came of it.
@@ -72,14 +72,16 @@ def run_job(
         raise ValueError("--jobs counts this machine's reading processes; Ray places its own tasks: leave it out")
     if all((folder / name).exists() for name in ("summary.json", "features.npz", "birds_eye.png")):
         raise ValueError(f"{folder}: holds the results of one scan; name another --out for those of a big job")
-    settings = Settings.create(model, weights, voxel_size=voxel_size, point_range=point_range)
+    settings = Settings.create(
+        model, weights, voxel_size=voxel_size, point_range=point_range, mesh_points=mesh_points, seed=seed
+    )
     scans = find_scans(sources or [], pattern, skip=folder)
     runner = None
     if ray_address is not None:
         from sparseconv.scripts.jobs.cluster import ray_runner
 
         runner = ray_runner(ray_address)
-    with _Display() as display:
+    with Display() as display:
         outcome = process_scans(
             scans,
             folder,
@@ -91,59 +93,10 @@ def run_job(
             on_start=display.begin,
             on_scan=display.update,
         )
-    _report(outcome, folder)
+    _report(outcome, folder, is_size_chosen=voxel_size is None)
 
 
-class _Display:
-    """A bar with the rate on a terminal; now and then a line in a log."""
-
-    def __init__(self) -> None:
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=err,
-            transient=True,
-            disable=not err.is_terminal,
-        )
-        self._task = self._bar.add_task("running", total=None, rate="")
-        self._logged = time.perf_counter()
-
-    def __enter__(self) -> _Display:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def begin(self, outcome: Outcome) -> None:
-        """Say what is left."""
-        left = outcome.total - outcome.skipped
-        if outcome.skipped:
-            out.print(
-                f"[bold]skipped[/bold] {outcome.skipped:,} of {outcome.total:,} scans: done already "
-                "(--overwrite runs them again)",
-                highlight=False,
-            )
-        self._bar.update(self._task, total=left)
-
-    def update(self, outcome: Outcome) -> None:
-        """Show how far the job is."""
-        finished = len(outcome.done) + len(outcome.failed)
-        failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
-        rate = f"{finished / outcome.seconds:.1f} scans/s{failed}" if outcome.seconds else ""
-        self._bar.update(self._task, completed=finished, rate=rate)
-        now = time.perf_counter()
-        if not err.is_terminal and now - self._logged > _LOG_EVERY:
-            self._logged = now
-            left = outcome.total - outcome.skipped
-            sys.stderr.write(f"sparseconv: {finished:,} of {left:,}, {rate}\n")
-            sys.stderr.flush()
-
-
-def _report(outcome: Outcome, folder: Path) -> None:
+def _report(outcome: Outcome, folder: Path, is_size_chosen: bool) -> None:
     rate = f" ({len(outcome.done) / outcome.seconds:.1f} a second)" if outcome.done and outcome.seconds else ""
     out.print(
         f"[bold]ran[/bold]     {len(outcome.done):,} scans in {outcome.seconds:.1f} s{rate}", highlight=False
@@ -153,6 +106,15 @@ def _report(outcome: Outcome, folder: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if is_size_chosen and outcome.voxel_sizes:
+        sizes = sorted(outcome.voxel_sizes)
+        ends = spell_size(sizes[0])
+        ends += f" to {spell_size(sizes[-1])}, {len(sizes):,} sizes" if len(sizes) > 1 else ""
+        out.print(
+            f"[bold]size[/bold]    {ends}: chosen for each scan (--voxel-size names one for all)", highlight=False
+        )
+    if outcome.vertices_only:
+        complain(vertices_note(sorted(outcome.vertices_only)))
     if outcome.not_finite:
         complain(
             f"note: the outputs of {len(outcome.not_finite):,} scans hold numbers that are not finite, such as "

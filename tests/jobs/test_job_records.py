@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,24 @@ def test_results_of_other_settings_are_never_mixed(tmp_path: Path, change: Any, 
     # What another setting made is gone, features too.
     assert [record["name"] for record in lines(tmp_path / "out")] == ["000000.bin"]
     assert not list((tmp_path / "out").rglob("*.npz"))
+
+
+def test_results_in_another_format_are_refused_whatever_they_mean(tmp_path: Path) -> None:
+    write_scans(tmp_path / "in", 1)
+    run(tmp_path / "in", tmp_path / "out")
+    path = tmp_path / "out/job.json"
+    chosen = json.loads(path.read_text())
+    assert chosen["format"] == 3
+    old = {key: chosen[key] for key in ("model", "weights", "voxel_size", "range")}
+    for before, text in (
+        ({**old, "format": 2}, "(format 2 there, 3 here)"),
+        (old, "(format unknown there, 3 here)"),
+    ):
+        path.write_text(json.dumps(before))
+        with pytest.raises(ValueError, match=re.escape(text)):
+            run(tmp_path / "in", tmp_path / "out")
+    with pytest.raises(ValueError, match="mesh_points must be a number of points >= 1, got 0"):
+        settings(mesh_points=0)
 
 
 def test_other_weights_are_noticed(tmp_path: Path) -> None:
