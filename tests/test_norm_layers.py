@@ -298,3 +298,45 @@ def test_a_norm_of_other_channels_is_refused(affine: bool) -> None:
     for norm in (GroupNorm(2, 8, affine=affine), InstanceNorm(12, affine=affine)):
         with pytest.raises(ValueError, match="channels"):
             norm(sample())
+
+
+def test_batch_norm_refuses_running_statistics_that_cannot_normalise() -> None:
+    """Without them nothing would be normalised, and one alone would be passed over."""
+    x, zeros, ones = sample(), torch.zeros(6), torch.ones(6)
+    with pytest.raises(ValueError, match="no statistics to normalise by: pass running_mean and running_var, or"):
+        F.batch_norm(x, None, None)
+    for mean, variance in ((zeros, None), (None, ones)):
+        for training in (False, True):
+            with pytest.raises(ValueError, match="running_mean and running_var together"):
+                F.batch_norm(x, mean, variance, training=training)
+    with pytest.raises(ValueError, match=r"running_var of shape \[5\]: it must have shape \[6\]"):
+        F.batch_norm(x, zeros, ones[:5])
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (1, 6)])
+def test_group_norm_refuses_weights_of_another_shape(shape: tuple[int, ...]) -> None:
+    for name in ("weight", "bias"):
+        with pytest.raises(ValueError, match=rf"a {name} of shape .* must have shape \[6\]"):
+            F.group_norm(sample(), 2, **{name: torch.ones(shape)})
+    with pytest.raises(ValueError, match="a weight of shape"):
+        F.instance_norm(sample(), torch.ones(shape))
+
+
+@pytest.mark.parametrize("kind", [GroupNorm, InstanceNorm])
+def test_per_sample_norms_take_a_device_and_a_dtype(kind: type[GroupNorm]) -> None:
+    channels = (3, 6) if kind is GroupNorm else (6,)
+    norm = kind(*channels, affine=True, dtype=torch.float64)
+    assert norm.weight.dtype == norm.bias.dtype == torch.float64
+    assert kind(*channels, affine=True, device="meta").weight.device.type == "meta"
+    assert (norm.weight == 1).all() and (norm.bias == 0).all()
+    norm.weight.data.fill_(3)
+    norm.reset_parameters()
+    assert (norm.weight == 1).all()
+
+
+def test_arguments_of_torchs_norms_in_other_places_are_refused() -> None:
+    """torch's third argument of an instance norm is its momentum."""
+    with pytest.raises(TypeError, match=r"affine must be True or False, got 0\.1: there is no momentum"):
+        InstanceNorm(6, 1e-5, 0.1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="num_groups must be an integer"):
+        GroupNorm(2.0, 6)  # type: ignore[arg-type]

@@ -10,6 +10,15 @@ from sparseconv.ops.precision import widen
 from sparseconv.tensor import SparseTensor, check_sparse
 
 
+def _check_per_channel(user: str, channels: int, **parameters: Tensor | None) -> None:
+    for name, values in parameters.items():
+        if values is not None and values.shape != (channels,):
+            raise ValueError(
+                f"{user} was given features of {channels} channels and a {name} of shape {list(values.shape)}: it "
+                f"must have shape [{channels}]"
+            )
+
+
 def batch_norm(
     input: SparseTensor,
     running_mean: Tensor | None,
@@ -27,25 +36,38 @@ def batch_norm(
 
     Args:
         input: sparse tensor ``[N, C]``; an empty one passes with no statistics taken.
-        running_mean: ``[C]``, updated in training; what normalises otherwise.
-        running_var: ``[C]``, updated in training with the unbiased variance.
+        running_mean: ``[C]``, updated in place in training; what normalises otherwise. Only in training may it and
+            ``running_var`` be None.
+        running_var: ``[C]``, updated in place in training with the unbiased variance.
         weight: ``[C]`` or None.
         bias: ``[C]`` or None.
         training: whether to take the statistics of the input.
         momentum: share of the new statistics in the running ones.
         eps: added to the variance.
 
+    Returns:
+        ``[N, C]`` on the same sites, in the input's type.
+
     Raises:
-        ValueError: one site in training, which has no variance, or another number of channels.
+        TypeError: the input is no sparse tensor.
+        ValueError: one site in training, which has no variance; no running statistics where they would normalise,
+            or one of them alone; or another number of channels.
     """
     check_sparse(input, "batch_norm")
     features = input.features
     rows, channels = features.shape
-    for name, values in (("weight", weight), ("bias", bias), ("running_mean", running_mean)):
-        if values is not None and values.shape != (channels,):
-            raise ValueError(
-                f"batch_norm was given features of {channels} channels and a {name} of shape {list(values.shape)}"
-            )
+    _check_per_channel(
+        "batch_norm", channels, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
+    )
+    if (running_mean is None) != (running_var is None):
+        raise ValueError(
+            "batch_norm needs running_mean and running_var together: pass both, or neither in training"
+        )
+    if running_mean is None and not training:
+        raise ValueError(
+            "batch_norm has no statistics to normalise by: pass running_mean and running_var, or training=True to "
+            "take those of the input"
+        )
     wide = torch.promote_types(features.dtype, torch.float32)
     if training and rows == 1:
         raise ValueError(
@@ -89,10 +111,19 @@ def group_norm(
         weight: ``[C]`` or None.
         bias: ``[C]`` or None.
         eps: added to the variance.
+
+    Returns:
+        ``[N, C]`` on the same sites, in the input's type; sums are taken in float32 or wider. A sample of one site
+        and one channel a group has the variance 0, and comes out as the bias.
+
+    Raises:
+        TypeError: the input is no sparse tensor.
+        ValueError: ``num_groups`` does not divide C, or a weight or bias of another shape.
     """
     check_sparse(input, "group_norm")
     features = input.features
     rows, channels = features.shape
+    _check_per_channel("group_norm", channels, weight=weight, bias=bias)
     if num_groups < 1 or channels % num_groups:
         raise ValueError(f"the {channels} channels cannot be cut into {num_groups} groups")
     wide = widen(features)
@@ -123,7 +154,8 @@ def instance_norm(
 ) -> SparseTensor:
     """Instance normalisation: mean and variance of each channel over a sample's sites.
 
-    Ulyanov et al., "Instance Normalization", 2016; absent sites do not count. Arguments as :func:`group_norm`.
+    Ulyanov et al., "Instance Normalization", 2016; absent sites do not count. It is :func:`group_norm` with a
+    group for each channel, and so are its arguments, result and errors.
     """
     check_sparse(input, "instance_norm")
     return group_norm(input, input.features.shape[1], weight, bias, eps)

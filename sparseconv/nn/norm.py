@@ -16,13 +16,19 @@ Features = TypeVar("Features", SparseTensor, Tensor)
 
 
 class BatchNorm(SparseModule, nn.BatchNorm1d):
-    """Batch normalisation over all sites of the batch. See :func:`sparseconv.functional.batch_norm`.
+    """Batch normalisation over all sites of the batch: ``[N, C]`` to ``[N, C]`` on the same sites.
 
-    Parameters and buffers are those of :class:`torch.nn.BatchNorm1d`, which a plain tensor goes through.
+    Ioffe and Szegedy, "Batch Normalization", ICML 2015. Constructor, parameters and buffers are those of
+    :class:`torch.nn.BatchNorm1d`, which a plain tensor goes through; the function is
+    :func:`sparseconv.functional.batch_norm`.
     """
 
     def forward(self, input: Features) -> Features:
-        """No statistics are taken of no sites; gradients are then zero."""
+        """Normalise; no statistics are taken of no sites, and gradients are then zero.
+
+        Raises:
+            ValueError: one site in training, or another number of channels.
+        """
         if not isinstance(input, SparseTensor):
             return super().forward(input)
         uses_batch = self.training or self.running_mean is None
@@ -97,20 +103,47 @@ class LayerNorm(OnFeatures, nn.LayerNorm):
 
 
 class GroupNorm(SparseModule):
-    """Group normalisation. See :func:`sparseconv.functional.group_norm`.
+    """Group normalisation over each sample's sites: ``[N, C]`` to ``[N, C]`` on the same sites.
+
+    Wu and He, "Group Normalization", ECCV 2018. Constructor and parameters are those of
+    :class:`torch.nn.GroupNorm`; the function is :func:`sparseconv.functional.group_norm`.
 
     Args:
         num_groups: must divide ``num_channels``.
-        num_channels: channels of the input.
+        num_channels: ``C``.
         eps: added to the variance.
         affine: learn a scale and a shift for each channel.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Attributes:
+        weight: ``[C]`` of ones at first, or None.
+        bias: ``[C]`` of zeros at first, or None.
 
     Raises:
+        TypeError: a number of groups or channels that is no integer, or ``affine`` that is no bool.
         ValueError: ``num_groups`` does not divide ``num_channels``.
     """
 
-    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
+        for name, value in (("num_groups", num_groups), ("num_channels", num_channels)):
+            if not hasattr(value, "__index__"):
+                raise TypeError(f"{name} must be an integer, got {value!r}")
+        if not isinstance(affine, bool):
+            # torch's InstanceNorm has a momentum in this place.
+            raise TypeError(
+                f"affine must be True or False, got {affine!r}: there is no momentum here, since no running "
+                "statistics are kept"
+            )
         if num_groups < 1 or num_channels % num_groups:
             raise ValueError(
                 f"num_groups must divide num_channels, got {num_groups} groups and {num_channels} channels"
@@ -120,14 +153,26 @@ class GroupNorm(SparseModule):
         self.eps = eps
         self.affine = affine
         if affine:
-            self.weight: nn.Parameter | None = nn.Parameter(torch.ones(num_channels))
-            self.bias: nn.Parameter | None = nn.Parameter(torch.zeros(num_channels))
+            self.weight: nn.Parameter | None = nn.Parameter(torch.empty(num_channels, device=device, dtype=dtype))
+            self.bias: nn.Parameter | None = nn.Parameter(torch.empty(num_channels, device=device, dtype=dtype))
         else:
             self.register_parameter("weight", None)
             self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Scale 1 and shift 0."""
+        if self.weight is not None and self.bias is not None:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
 
     def forward(self, input: SparseTensor) -> SparseTensor:
-        """See :func:`sparseconv.functional.group_norm`."""
+        """See :func:`sparseconv.functional.group_norm`.
+
+        Raises:
+            TypeError: the input is no sparse tensor.
+            ValueError: another number of channels.
+        """
         check_sparse(input, type(self).__name__)
         if input.features.shape[1] != self.num_channels:
             raise ValueError(
@@ -142,13 +187,33 @@ class GroupNorm(SparseModule):
 
 
 class InstanceNorm(GroupNorm):
-    """Instance normalisation: one group for each channel. See :func:`sparseconv.functional.instance_norm`.
+    """Instance normalisation of each channel over each sample's sites: ``[N, C]`` to ``[N, C]``, same sites.
+
+    Ulyanov et al., "Instance Normalization", 2016; the function is :func:`sparseconv.functional.instance_norm`. No
+    running statistics are kept, so there is no momentum, and training and evaluation compute the same.
 
     Args:
-        num_features: channels of the input.
+        num_features: ``C``.
         eps: added to the variance.
         affine: learn a scale and a shift for each channel; off as in torch.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Attributes:
+        weight: ``[C]`` or None.
+        bias: ``[C]`` or None.
+
+    Raises:
+        TypeError: as :class:`GroupNorm`.
+        ValueError: fewer than one channel.
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False) -> None:
-        super().__init__(num_features, num_features, eps, affine)
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        affine: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, num_features, eps, affine, device, dtype)
