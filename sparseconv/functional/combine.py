@@ -18,6 +18,10 @@ def _check(tensors: tuple[SparseTensor, ...], name: str) -> None:
     if not tensors:
         raise ValueError(f"{name} needs at least one tensor")
     for tensor in tensors:
+        if isinstance(tensor, list | tuple):
+            raise TypeError(
+                f"{name} takes SparseTensors one by one, {name}(first, second, ..), got a {type(tensor).__name__}"
+            )
         check_sparse(tensor, name)
     first = tensors[0]
     for other in tensors[1:]:
@@ -54,10 +58,16 @@ def _on_union(tensors: tuple[SparseTensor, ...]) -> tuple[Coordinates, list[Tens
 def add(*tensors: SparseTensor) -> SparseTensor:
     """Sum of tensors of equal channels; an absent site counts as zero.
 
-    Tensors on the same sites in the same order keep their order; else the result lies on the union, sorted.
+    Args:
+        *tensors: sparse tensors ``[N_i, C]`` of one grid and batch; types are promoted as torch does.
+
+    Returns:
+        ``[N, C]`` on the first tensor's sites where all have the same sites in the same order, else on the union
+        of them, sorted. It carries the named maps of all.
 
     Raises:
-        ValueError: different grids, batches, channels or devices.
+        TypeError: what is no sparse tensor.
+        ValueError: no tensor, or different grids, batches, channels or devices.
     """
     _check(tensors, "add")
     first = tensors[0]
@@ -79,10 +89,17 @@ def add(*tensors: SparseTensor) -> SparseTensor:
 
 @eager
 def cat(*tensors: SparseTensor) -> SparseTensor:
-    """Concatenate channels; an absent site counts as zeros. Sites as in :func:`add`.
+    """Concatenate channels; an absent site counts as zeros.
+
+    Args:
+        *tensors: sparse tensors ``[N_i, C_i]`` of one grid and batch; types are promoted as torch does.
+
+    Returns:
+        ``[N, C_1 + C_2 + ..]`` on the sites of :func:`add`.
 
     Raises:
-        ValueError: different grids, batches or devices.
+        TypeError: what is no sparse tensor.
+        ValueError: no tensor, or different grids, batches or devices.
     """
     _check(tensors, "cat")
     first = tensors[0]

@@ -1,4 +1,9 @@
-"""Convolutions on sparse tensors. Weights are ``[C_out, *kernel, C_in / groups]``; taps are not flipped."""
+"""Convolutions on sparse tensors.
+
+Weights are ``[C_out, *kernel, C_in / groups]``: taps row-major with the last axis fastest, not flipped, axes in
+the order of the index columns. Features, weight and bias have one type (float32, float64, float16 or bfloat16),
+or are brought to that of autocast; the output has it too. Sums are taken in float32 or wider.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from torch import Tensor
 
 from sparseconv.compilation import eager
 from sparseconv.coordinates import Coordinates
+from sparseconv.functional.kernel_axes import check_kernel_axes
 from sparseconv.functional.naming import recall, remember
 from sparseconv.geometry import ConvGeometry, per_axis
 from sparseconv.ops.mapped import convolve_features
@@ -29,15 +35,6 @@ def _residual_rows(residual: SparseTensor | None, sites: Coordinates) -> Tensor 
     return residual.features
 
 
-def _kernel_size(weight: Tensor, ndim: int) -> tuple[int, ...]:
-    if weight.dim() != ndim + 2:
-        raise ValueError(
-            f"the weight must have shape [C_out, *kernel, C_in / groups] with {ndim} kernel axes, got "
-            f"{list(weight.shape)}"
-        )
-    return tuple(weight.shape[1:-1])
-
-
 @eager
 def subm_conv(
     input: SparseTensor,
@@ -56,19 +53,23 @@ def subm_conv(
 
     Args:
         input: sparse tensor ``[N, C_in]``.
-        weight: ``[C_out, *kernel, C_in / groups]``, odd kernel.
+        weight: ``[C_out, *kernel, C_in / groups]``, odd sides.
         bias: ``[C_out]`` or None.
-        dilation: spacing of the taps.
+        dilation: spacing of the taps, in sites.
         groups: channel groups.
         indice_key: a name for the map.
-        residual: tensor on the output's sites to add to the result.
+        residual: tensor ``[N, C_out]`` on the same sites, added to the result.
         relu: whether to set negative values to zero at the end.
 
+    Returns:
+        ``[N, C_out]`` on the input's sites.
+
     Raises:
-        ValueError: an even kernel, or shapes that do not fit.
+        TypeError: the input is no sparse tensor, or types differ.
+        ValueError: an even kernel side, or shapes that do not fit.
     """
     check_sparse(input, "subm_conv")
-    geometry = ConvGeometry.submanifold(input.ndim, _kernel_size(weight, input.ndim), dilation)
+    geometry = ConvGeometry.submanifold(input.ndim, check_kernel_axes(weight, input.ndim), dilation)
     sites = input.coordinates
     kernel_map = sites.submanifold_map(geometry)
     added = _residual_rows(residual, sites)
@@ -95,13 +96,30 @@ def sparse_conv(
 ) -> SparseTensor:
     """Sparse convolution: an output site wherever at least one active input is in reach, sorted.
 
-    Equal to ``torch.nn.functional.conv`` on the dense grid at the output sites.
+    Equal to ``torch.nn.functional.conv3d`` (``conv1d``, ``conv2d``) on the dense grid, at the output sites.
+
+    Args:
+        input: sparse tensor ``[N, C_in]``.
+        weight: ``[C_out, *kernel, C_in / groups]``; sides may be even.
+        bias: ``[C_out]`` or None.
+        stride: step of the window, in sites.
+        padding: empty sites on both sides of each axis of the grid; on an unbounded grid it shifts the output.
+        dilation: spacing of the taps, in sites.
+        groups: channel groups.
+        indice_key: a name for the map, by which :func:`inverse_conv` and :func:`unpool` find it.
+        residual: tensor ``[n_out, C_out]`` on the output's sites, added to the result.
+        relu: whether to set negative values to zero at the end.
+
+    Returns:
+        ``[n_out, C_out]``; the grid is ``(in + 2 padding - dilation (kernel - 1) - 1) // stride + 1`` on each
+        axis.
 
     Raises:
+        TypeError: the input is no sparse tensor, or types differ.
         ValueError: the kernel is larger than the padded grid, or shapes do not fit.
     """
     check_sparse(input, "sparse_conv")
-    geometry = ConvGeometry.create(input.ndim, _kernel_size(weight, input.ndim), stride, padding, dilation)
+    geometry = ConvGeometry.create(input.ndim, check_kernel_axes(weight, input.ndim), stride, padding, dilation)
     sites, kernel_map = input.coordinates.downsample(geometry)
     added = _residual_rows(residual, sites)
     features = convolve_features(input.features, weight, bias, kernel_map, groups, added, relu)
@@ -127,14 +145,33 @@ def sparse_conv_transpose(
 ) -> SparseTensor:
     """Transposed convolution: an output site wherever an active input reaches, sorted.
 
-    Equal to ``torch.nn.functional.conv_transpose`` on the dense grid at the output sites, its grid included:
-    ``(in-1) stride - 2 padding + dilation (kernel-1) + output_padding + 1``.
+    Equal to ``torch.nn.functional.conv_transpose3d`` on the dense grid at the output sites, its grid included. The
+    weight is stored as every other one here: ``[C_out, ..]``, not torch's ``[C_in, C_out / groups, ..]``.
+
+    Args:
+        input: sparse tensor ``[N, C_in]``.
+        weight: ``[C_out, *kernel, C_in / groups]``; sides may be even.
+        bias: ``[C_out]`` or None.
+        stride: sites of the output for one of the input.
+        padding: sites cut off both sides of each axis of the output.
+        output_padding: sites added behind the last one of each axis; below the larger of stride and dilation.
+        dilation: spacing of the taps, in sites of the output.
+        groups: channel groups.
+        indice_key: a name for the map.
+        residual: tensor ``[n_out, C_out]`` on the output's sites, added to the result.
+        relu: whether to set negative values to zero at the end.
+
+    Returns:
+        ``[n_out, C_out]``; the grid is ``(in - 1) stride - 2 padding + dilation (kernel - 1) + output_padding +
+        1`` on each axis.
 
     Raises:
-        ValueError: output_padding is not below the larger of stride and dilation, or shapes do not fit.
+        TypeError: the input is no sparse tensor, or types differ.
+        ValueError: output_padding is not below the larger of stride and dilation, the padding removes the whole
+            output, or shapes do not fit.
     """
     check_sparse(input, "sparse_conv_transpose")
-    geometry = ConvGeometry.create(input.ndim, _kernel_size(weight, input.ndim), stride, padding, dilation)
+    geometry = ConvGeometry.create(input.ndim, check_kernel_axes(weight, input.ndim), stride, padding, dilation)
     extra = check_output_padding(output_padding, geometry)
     sites, kernel_map = input.coordinates.upsample(geometry, extra)
     added = _residual_rows(residual, sites)
@@ -173,14 +210,30 @@ def inverse_conv(
 ) -> SparseTensor:
     """Inverse convolution: back to the sites of the layer named ``indice_key``, over its map swapped.
 
-    The rows come out in the order that they had before that layer.
+    The rows come out in the order that they had before that layer. On the same sites it is the transposed
+    convolution of that layer's geometry.
+
+    Args:
+        input: sparse tensor ``[N, C_in]`` on the sites that the named layer made.
+        weight: ``[C_out, *kernel, C_in / groups]``, with the kernel size of the named layer.
+        bias: ``[C_out]`` or None.
+        indice_key: name of the convolution or pooling to undo.
+        groups: channel groups.
+        residual: tensor ``[n_out, C_out]`` on the output's sites, added to the result.
+        relu: whether to set negative values to zero at the end.
+
+    Returns:
+        ``[n_out, C_out]`` on the sites, and the grid, that the named layer read.
 
     Raises:
-        ValueError: unknown name, a submanifold layer's, another kernel size, or other sites.
+        TypeError: the input is no sparse tensor, or types differ.
+        ValueError: no or an unknown name, a submanifold layer's, another kernel size, or other sites.
     """
     check_sparse(input, "inverse_conv")
+    if not indice_key:
+        raise ValueError("inverse_conv needs the indice_key of the layer that it undoes")
     record = recall(input, indice_key)
-    kernel = _kernel_size(weight, input.ndim)
+    kernel = check_kernel_axes(weight, input.ndim)
     if kernel != record.geometry.kernel_size:
         raise ValueError(
             f"the inverse of indice_key {indice_key!r} needs its kernel_size {record.geometry.kernel_size}, got "
@@ -207,7 +260,7 @@ def conv_onto(
 
     Args:
         input: sparse tensor ``[N, C_in]``.
-        target: the sites to compute; a site that no input reaches gets the bias alone.
+        target: the M sites to compute; a site that no input reaches gets the bias alone.
         weight: ``[C_out, *kernel, C_in / groups]``.
         bias: ``[C_out]`` or None.
         stride: as in the convolution.
@@ -216,16 +269,25 @@ def conv_onto(
         groups: channel groups.
         transposed: read ``input`` as the coarse side and ``target`` as the fine side.
 
+    Returns:
+        ``[M, C_out]`` on the target's sites, row for row.
+
     Raises:
+        TypeError: the input is no sparse tensor, the target neither one nor Coordinates, or types differ.
         ValueError: another batch size or number of axes, or shapes that do not fit.
     """
     check_sparse(input, "conv_onto")
+    if not isinstance(target, SparseTensor | Coordinates):
+        raise TypeError(
+            f"the target must be a SparseTensor or Coordinates, got {type(target).__name__}: make sites of rows "
+            "(batch, axes ..) with Coordinates(indices, spatial_shape, batch_size)"
+        )
     sites = target.coordinates if isinstance(target, SparseTensor) else target
     if sites.batch_size != input.batch_size:
         raise ValueError(
             f"input and target must be batches of the same size, got {input.batch_size} and {sites.batch_size}"
         )
-    geometry = ConvGeometry.create(input.ndim, _kernel_size(weight, input.ndim), stride, padding, dilation)
+    geometry = ConvGeometry.create(input.ndim, check_kernel_axes(weight, input.ndim), stride, padding, dilation)
     if transposed:
         kernel_map = sites.map_onto(input.coordinates, geometry).transposed()
     else:

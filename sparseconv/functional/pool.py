@@ -62,14 +62,25 @@ def max_pool(
 ) -> SparseTensor:
     """Maximum over the active inputs in reach: true maxima, negative ones included.
 
+    As ``torch.nn.functional.max_pool3d`` on a grid where absent sites are minus infinity. Of equal inputs the one
+    at the first tap gets the gradient.
+
     Args:
         input: sparse tensor ``[N, C]``.
-        kernel_size: window.
-        stride: step of the window; None takes ``kernel_size``.
-        padding: as in a convolution.
+        kernel_size: window, in sites.
+        stride: step of the window; None takes ``kernel_size``. Without effect with ``subm``.
+        padding: as in a convolution; without effect with ``subm``.
         dilation: as in a convolution.
-        indice_key: a name for the map.
+        indice_key: a name for the map, by which :func:`unpool` and :func:`inverse_conv` find it.
         subm: keep the input's sites (odd window, stride 1).
+
+    Returns:
+        ``[n_out, C]`` at every site with an active input in reach, sorted; with ``subm`` ``[N, C]`` on the
+        input's sites. The grid is that of :func:`sparse_conv`.
+
+    Raises:
+        TypeError: the input is no sparse tensor.
+        ValueError: the window is larger than the padded grid, or an even window with ``subm``.
     """
     record = _pooled_sites(input, kernel_size, stride, padding, dilation, subm)
     kernel_map = record.kernel_map
@@ -93,7 +104,10 @@ def avg_pool(
     indice_key: str | None = None,
     subm: bool = False,
 ) -> SparseTensor:
-    """Mean over the active inputs in reach: divided by how many there are; arguments as :func:`max_pool`."""
+    """Mean over the active inputs in reach, divided by how many there are, not by the size of the window.
+
+    Arguments, sites and errors are those of :func:`max_pool`. Sums are taken in float32 or wider.
+    """
     record = _pooled_sites(input, kernel_size, stride, padding, dilation, subm)
     return _finish(input, mean_over(input.features, record.kernel_map), record, indice_key)
 
@@ -108,7 +122,7 @@ def sum_pool(
     indice_key: str | None = None,
     subm: bool = False,
 ) -> SparseTensor:
-    """Sum over the active inputs in reach; arguments as :func:`max_pool`."""
+    """Sum over the active inputs in reach; arguments, sites and errors are those of :func:`max_pool`."""
     record = _pooled_sites(input, kernel_size, stride, padding, dilation, subm)
     return _finish(input, sum_over(input.features, record.kernel_map), record, indice_key)
 
@@ -117,9 +131,18 @@ def sum_pool(
 def unpool(input: SparseTensor, indice_key: str) -> SparseTensor:
     """Back to the sites of the layer named ``indice_key``: each gets the mean of the outputs that it fed.
 
-    Without overlap (stride equal to kernel_size) that is a copy of its parent's features.
+    Without overlap (stride equal to kernel_size) that is a copy of its parent's features. A site that fed no
+    output gets 0.
+
+    Args:
+        input: sparse tensor ``[N, C]`` on the sites that the named layer made.
+        indice_key: name of the pooling or convolution to undo.
+
+    Returns:
+        ``[n_out, C]`` on the sites that the named layer read, in their order.
 
     Raises:
+        TypeError: the input is no sparse tensor.
         ValueError: unknown name, a submanifold layer's, or other sites.
     """
     check_sparse(input, "unpool")
@@ -130,7 +153,19 @@ def unpool(input: SparseTensor, indice_key: str) -> SparseTensor:
 
 @eager
 def upsample(input: SparseTensor, scale: Size) -> SparseTensor:
-    """Nearest-neighbour upsampling: each site becomes ``scale`` sites on each axis, with its features."""
+    """Nearest-neighbour upsampling: each site becomes ``scale`` sites on each axis, with its features.
+
+    Args:
+        input: sparse tensor ``[N, C]``.
+        scale: one integer from 1 to 1024, or one for each axis.
+
+    Returns:
+        ``[N * product of scales, C]``, sorted, on a grid ``scale`` times as large.
+
+    Raises:
+        TypeError: the input is no sparse tensor, or the scale no integers.
+        ValueError: a scale out of bounds, or another number of them than axes.
+    """
     check_sparse(input, "upsample")
     steps = per_axis(scale, input.ndim, "scale", minimum=1, maximum=1 << 10)
     geometry = ConvGeometry.create(input.ndim, steps, steps)

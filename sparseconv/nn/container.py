@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparseconv import functional as F
 from sparseconv.nn.module import SparseModule, takes_sparse
-from sparseconv.tensor import SparseTensor
+from sparseconv.tensor import SparseTensor, check_sparse
 
 
 class Sequential(SparseModule):
@@ -86,10 +86,16 @@ class Sequential(SparseModule):
 
 
 class ToDense(SparseModule):
-    """Dense grid ``[B, C, *shape]``. See :meth:`sparseconv.SparseTensor.dense`."""
+    """Dense grid ``[B, C, *shape]`` of a sparse tensor ``[N, C]``; see :meth:`sparseconv.SparseTensor.dense`."""
 
     def forward(self, input: SparseTensor) -> Tensor:
-        """See :meth:`sparseconv.SparseTensor.dense`."""
+        """See :meth:`sparseconv.SparseTensor.dense`.
+
+        Raises:
+            TypeError: the input is no sparse tensor.
+            ValueError: the grid is unbounded, or would need more than 1 TB.
+        """
+        check_sparse(input, "ToDense")
         return input.dense()
 
 

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from sparseconv.circle_taps import Radius, ball_matrix
 from sparseconv.compilation import eager
+from sparseconv.functional.kernel_axes import check_kernel_axes
 from sparseconv.functional.variants.folded import convolve_folded
-from sparseconv.functional.variants.placement import Size, check_kernel_axes, finish, placed
+from sparseconv.functional.variants.placement import Size, finish, placed
 from sparseconv.tensor import SparseTensor, check_sparse
 
 
@@ -48,7 +49,7 @@ def circle_conv(
         ValueError: a kernel whose sides are not equal and odd, or shapes that do not fit.
     """
     check_sparse(input, "circle_conv")
-    kernel_size = check_kernel_axes(weight, input.ndim, "C_out")
+    kernel_size = check_kernel_axes(weight, input.ndim)
     if len(set(kernel_size)) != 1:
         raise ValueError(f"a circle kernel has equal sides, got the weight {list(weight.shape)}")
     matrix = ball_matrix(kernel_size[0], input.ndim, radius, angles)

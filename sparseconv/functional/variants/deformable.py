@@ -12,8 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from sparseconv import ops
 from sparseconv.compilation import eager
 from sparseconv.coordinates import Coordinates
+from sparseconv.functional.kernel_axes import check_kernel_axes
 from sparseconv.functional.variants.differences import check_missing
-from sparseconv.functional.variants.placement import Size, check_kernel_axes, kept_with
+from sparseconv.functional.variants.placement import Size, kept_with
 from sparseconv.geometry import MAX_CELLS, ConvGeometry
 from sparseconv.kernel_map import KernelMap
 from sparseconv.ops.mapped import convolve_features
@@ -189,7 +190,7 @@ def deform_conv(
     check_sparse(input, "deform_conv")
     _check_sites(input, offset, "offset")
     check_missing(missing)
-    geometry = ConvGeometry.submanifold(input.ndim, check_kernel_axes(weight, input.ndim, "C_out"), dilation)
+    geometry = ConvGeometry.submanifold(input.ndim, check_kernel_axes(weight, input.ndim), dilation)
     channels = input.features.shape[1]
     shifts = _grouped_offsets(offset, geometry.volume, channels)
     n_groups = shifts.shape[1]

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from sparseconv.compilation import eager
 from sparseconv.difference_taps import DifferenceTaps, central_taps, cross_taps, pixel_kind, pixel_taps
+from sparseconv.functional.kernel_axes import check_kernel_axes
 from sparseconv.functional.variants.folded import convolve_folded, folded_map
 from sparseconv.functional.variants.placement import (
     Size,
-    check_kernel_axes,
     finish,
     joined,
     kept_with,
@@ -152,7 +152,7 @@ def central_difference_conv(
         ValueError: an even kernel side, an unknown ``missing``, or shapes that do not fit.
     """
     check_sparse(input, "central_difference_conv")
-    taps = central_taps(check_kernel_axes(weight, input.ndim, "C_out"))
+    taps = central_taps(check_kernel_axes(weight, input.ndim))
     record = placed(input, taps.kernel_size, stride, padding, dilation, subm=subm)
     features = _convolve_differences(input.features, weight, bias, record, groups, taps, theta, missing)
     return finish(input, features, record, indice_key)
@@ -206,7 +206,7 @@ def cross_central_difference_conv(
 
 
 def _check_weights(weight: Tensor, wanted: tuple[int, ...]) -> None:
-    found = check_kernel_axes(weight, len(wanted), "C_out")
+    found = check_kernel_axes(weight, len(wanted))
     if found != wanted:
         sides = ", ".join(map(str, wanted))
         raise ValueError(f"the weight must have shape [C_out, {sides}, C_in / groups], got {list(weight.shape)}")

@@ -14,9 +14,9 @@ from sparseconv.backends import backend_for
 from sparseconv.compilation import eager
 from sparseconv.coordinates import Coordinates
 from sparseconv.functional.conv import subm_conv
+from sparseconv.functional.kernel_axes import check_kernel_axes
 from sparseconv.functional.variants.placement import (
     Size,
-    check_kernel_axes,
     check_stride,
     kept_with,
 )
@@ -100,7 +100,7 @@ def ic_conv(
         ValueError: channels that do not sum to O, an even kernel side, or shapes that do not fit.
     """
     check_sparse(input, "ic_conv")
-    kernel_size = check_kernel_axes(weight, input.ndim, "C_out")
+    kernel_size = check_kernel_axes(weight, input.ndim)
     counts = [count for _, count in patterns]
     if sum(counts) != weight.shape[0] or not counts:
         raise ValueError(f"the channels of the patterns must sum to {weight.shape[0]}, got {counts}")
@@ -184,7 +184,7 @@ def search_dilation(
         raise ValueError(f"criterion must be 'expectation' or 'mean_abs', got {criterion!r}")
     ndim = inputs.ndim
     side = 2 * (kernel_size // 2) * max_dilation + 1
-    if check_kernel_axes(weight, ndim, "C_out") != (side,) * ndim:
+    if check_kernel_axes(weight, ndim) != (side,) * ndim:
         raise ValueError(
             f"with kernel_size {kernel_size} and max_dilation {max_dilation} the supernet's weight must have "
             f"shape [C_out, {', '.join([str(side)] * ndim)}, C_in / groups], got {list(weight.shape)}"

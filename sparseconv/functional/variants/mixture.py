@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from sparseconv.compilation import eager
+from sparseconv.functional.kernel_axes import check_kernel_axes
 from sparseconv.functional.variants.placement import (
     Size,
     batch_of,
-    check_kernel_axes,
     finish,
     per_sample,
     placed,

@@ -83,21 +83,6 @@ def finish(input: SparseTensor, features: Tensor, record: NamedMap, indice_key: 
     return remember(input, output, indice_key, record)
 
 
-def check_kernel_axes(weight: Tensor, ndim: int, leading: str) -> tuple[int, ...]:
-    """Kernel size of a weight ``[<leading>, *kernel, C_in / groups]``.
-
-    Raises:
-        ValueError: another number of axes.
-    """
-    before = leading.count(",") + 1
-    if weight.dim() != before + ndim + 1:
-        raise ValueError(
-            f"the weight must have shape [{leading}, *kernel, C_in / groups] with {ndim} kernel axes, got "
-            f"{list(weight.shape)}"
-        )
-    return tuple(weight.shape[before:-1])
-
-
 def batch_of(sites: Coordinates) -> Tensor:
     """Sample of each row: int64 ``[N]``."""
     return sites.indices[:, 0].long()

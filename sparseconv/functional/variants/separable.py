@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sparseconv.compilation import eager
 from sparseconv.functional.conv import sparse_conv, subm_conv
-from sparseconv.functional.variants.placement import Size, check_kernel_axes, check_stride
+from sparseconv.functional.kernel_axes import check_kernel_axes
+from sparseconv.functional.variants.placement import Size, check_stride
 from sparseconv.geometry import MAX_PADDING, MAX_STEP, per_axis
 from sparseconv.tensor import SparseTensor, check_sparse
 
@@ -50,7 +51,7 @@ def along_axis(
 
 
 def _check_along(weight: Tensor, axis: int, ndim: int) -> None:
-    kernel_size = check_kernel_axes(weight, ndim, "C_out")
+    kernel_size = check_kernel_axes(weight, ndim)
     if any(side != 1 for place, side in enumerate(kernel_size) if place != axis):
         wanted = ", ".join("k" if place == axis else "1" for place in range(ndim))
         raise ValueError(
@@ -162,7 +163,7 @@ def flattened_conv(
             f"one weight and one bias (or None) are needed for each of the {input.ndim} axes, got {len(weights)} "
             f"and {len(offsets)}"
         )
-    if set(check_kernel_axes(lateral_weight, input.ndim, "C_out")) != {1}:
+    if set(check_kernel_axes(lateral_weight, input.ndim)) != {1}:
         raise ValueError(f"the lateral weight must have one tap, got {list(lateral_weight.shape)}")
     filters = lateral_weight.shape[0]
     input = subm_conv(input, lateral_weight, lateral_bias)
@@ -207,7 +208,7 @@ def depthwise_separable_conv(
         ValueError: shapes do not fit.
     """
     check_sparse(input, "depthwise_separable_conv")
-    if set(check_kernel_axes(pointwise_weight, input.ndim, "C_out")) != {1}:
+    if set(check_kernel_axes(pointwise_weight, input.ndim)) != {1}:
         raise ValueError(f"the pointwise weight must have one tap, got {list(pointwise_weight.shape)}")
     channels = input.features.shape[1]
     if subm:
