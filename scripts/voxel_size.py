@@ -90,7 +90,7 @@ def picture_voxel_size(scan: Scan, point_cloud_range: Sequence[float] | None = N
 
     Args:
         scan: the points.
-        point_cloud_range: as in :func:`default_voxel_size`.
+        point_cloud_range: of the picture; as in :func:`default_voxel_size`.
 
     Raises:
         ValueError: no point is finite.
@@ -98,9 +98,11 @@ def picture_voxel_size(scan: Scan, point_cloud_range: Sequence[float] | None = N
     if scan.vehicle is not None:
         return VoxelSize((_PICTURE_VEHICLE,) * 3, f"as fine as a picture shows, in {scan.vehicle}'s layout")
     chosen = default_voxel_size(scan, False, point_cloud_range)
-    longest = _longest_side(scan.points)
-    count = np.isfinite(scan.points[:, :3]).all(1).sum()
-    cells = float(np.clip(2 * np.sqrt(count), *_PICTURE_CELLS))
+    shown = _inside(scan.points, point_cloud_range)
+    if len(shown) == 0:
+        return chosen
+    longest = _longest_side(shown)
+    cells = float(np.clip(2 * np.sqrt(len(shown)), *_PICTURE_CELLS))
     finest = _one_digit(longest / cells)
     if finest <= chosen.edges[0]:
         return chosen

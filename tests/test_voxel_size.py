@@ -124,6 +124,9 @@ def test_a_picture_is_no_finer_than_it_can_show() -> None:
     assert default_voxel_size(cloud(wide), False) == picture_voxel_size(cloud(wide))
     dense = np.random.default_rng(0).uniform([0, 0, 0], [60, 1, 0.05], (90_000, 3))
     assert picture_voxel_size(cloud(dense)).edges == (0.2,) * 3
+    # A range is shown as large as the picture is.
+    assert picture_voxel_size(cloud(dense), (0, 0, -1, 12, 1, 1)).edges == (0.05,) * 3
+    assert picture_voxel_size(cloud(dense), (100, 0, -1, 112, 1, 1)).edges == (0.05,) * 3
 
 
 def test_run_view_and_flops_agree_and_say_which_size_and_why(tmp_path: Path) -> None:
