@@ -6,7 +6,6 @@ eight cells of an aligned run along the last axis side by side, since neighbouri
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -109,44 +108,46 @@ def _span(points, low, size, first, last, least, most):
 
 @kernel
 def _block_keys(cells, columns, box_low, strides, keys):
-    """Key of each point of a block, -1 where a coordinate has no cell."""
+    """Key of each point of a block, -1 where a coordinate has no cell; returns how many have none."""
     ndim = strides.shape[0] - 1
-    start = np.uint64(0)
-    step = np.uint64(columns)
-    one, two = np.uint64(1), np.uint64(2)
-    if ndim == 3:
-        # Written out, since a loop over so few axes costs more than its body.
-        low_x, low_y, low_z = box_low[3], box_low[2], box_low[1]
+    # What the lowest corner would be, in wrapping arithmetic: the key itself always fits.
+    corner = np.int64(0)
+    for a in range(1, ndim + 1):
+        corner += box_low[a] * strides[a]
+    if ndim == 3 and columns == 4:
+        # Written out, so that it runs on vectors: they need all four columns, and that of a feature has no cell.
         stride_y, stride_z = strides[2], strides[1]
-        for k in range(keys.shape[0]):
-            x, y, z = cells[start], cells[start + one], cells[start + two]
-            start += step
-            key = (np.int64(x) - low_x) + (np.int64(y) - low_y) * stride_y + (np.int64(z) - low_z) * stride_z
+        one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
+        for k in range(np.uint64(keys.shape[0])):
+            at = k * np.uint64(4)
+            x, y, z, feature = cells[at], cells[at + one], cells[at + two], cells[at + three]
+            key = np.int64(x) + np.int64(y) * stride_y + np.int64(z) * stride_z - corner
             has_cells = (x != np.int32(_NO_CELL)) & (y != np.int32(_NO_CELL)) & (z != np.int32(_NO_CELL))
+            has_cells &= feature == np.int32(_NO_CELL)
             keys[k] = key if has_cells else np.int64(-1)
-        return
+    else:
+        for k in range(np.uint64(keys.shape[0])):
+            at = k * np.uint64(columns)
+            key = -corner
+            has_cells = True
+            for a in range(np.uint64(ndim)):
+                cell = cells[at + a]
+                has_cells &= cell != np.int32(_NO_CELL)
+                # Sites hold the axes in reverse order, batch first.
+                key += np.int64(cell) * strides[np.uint64(ndim) - a]
+            keys[k] = key if has_cells else np.int64(-1)
+    missing = np.int32(0)
     for k in range(keys.shape[0]):
-        key = np.int64(0)
-        has_cells = True
-        for a in range(ndim):
-            cell = cells[start + np.uint64(a)]
-            has_cells &= cell != np.int32(_NO_CELL)
-            # Sites hold the axes in reverse order, batch first.
-            key += (np.int64(cell) - box_low[ndim - a]) * strides[ndim - a]
-        start += step
-        keys[k] = key if has_cells else np.int64(-1)
+        missing += np.int32(keys[k] < 0)
+    return missing
 
 
 @kernel
-def _fill_sites(points, first_points, sample, low, size, sites):
-    """Site of each voxel from its first point: the sample, then the cells from the last axis to the first."""
-    ndim = low.shape[0]
-    sites[:, 0] = sample
-    for a in range(ndim):
-        column = points[:, a]
-        cells = sites[:, ndim - a]
-        for voxel in range(first_points.shape[0]):
-            cells[voxel] = np.int32(np.floor((column[np.uint64(first_points[voxel])] - low[a]) / size[a]))
+def _count_dropped(points, start, keys, ndim, dropped):
+    """Add the points of a block that have no key: outside, or not finite."""
+    for k in range(keys.shape[0]):
+        if keys[k] < 0:
+            dropped[np.int64(not _is_finite(points, start + k, ndim))] += 1
 
 
 @kernel
@@ -166,7 +167,7 @@ def _group(
     shift,
     voxels,
     keys,
-    first_points,
+    sites,
     counts,
     rows,
     ranks,
@@ -175,18 +176,17 @@ def _group(
     """Put the points ``start_row .. stop_row`` of one sample into voxels; returns how many voxels there are now.
 
     ``table`` maps hashed keys to voxels, counted from 1; ``shift`` brings a hash down to the table's runs of
-    eight. ``first_points`` receives each voxel's first point, ``dropped`` counts the points outside and those
-    that are not finite.
+    eight. ``keys``, ``sites`` and ``counts`` are those of the voxels; ``dropped`` counts the points outside and
+    those that are not finite.
     """
     ndim = low.shape[0]
     columns = points.shape[1]
     lows, sizes, firsts, lasts = _block_constants(columns, low, size, first, last)
     cells = np.empty(_BLOCK * columns, np.int32)
     block_keys = np.empty(_BLOCK, np.int64)
-    inside = np.empty(_BLOCK + 1, np.int32)
     flat = points.reshape(-1)
     mask = np.uint64(table.shape[0] - 1)
-    one, three, seven = np.uint64(1), np.uint64(3), np.uint64(7)
+    one, two, three, seven = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(7)
     voxel = np.uint64(voxels)
     room = np.uint64(voxels + max_voxels)
     sample_key = (np.int64(sample) - box_low[0]) * strides[0]
@@ -196,25 +196,21 @@ def _group(
         stop = min(start + _BLOCK, stop_row)
         block = stop - start
         used = block * columns
-        _cells(flat[start * columns : stop * columns], lows[:used], sizes[:used], firsts, lasts, cells)
-        _block_keys(cells, columns, box_low, strides, block_keys[:block])
+        values = flat[start * columns : stop * columns]
+        _cells(values, lows[:used], sizes[:used], firsts, lasts, cells)
+        missing = np.int64(_block_keys(cells, columns, box_low, strides, block_keys[:block]))
+        if missing:
+            if _all_finite(values):
+                dropped[0] += missing
+            else:
+                _count_dropped(points, start, block_keys[:block], ndim, dropped)
         block_rows, block_ranks = rows[start:stop], ranks[start:stop]
-        kept = np.uint64(0)
-        for k in range(block):
-            block_rows[k] = -1
-            block_ranks[k] = -1
-            inside[kept] = k
-            kept += np.uint64(block_keys[k] >= 0)
-        outside = block - np.int64(kept)
-        if outside and not _all_finite(flat[start * columns : stop * columns]):
-            for k in range(block):
-                if block_keys[k] < 0 and not _is_finite(points, start + k, ndim):
-                    outside -= 1
-                    dropped[1] += 1
-        dropped[0] += outside
-        for i in range(kept):
-            k = np.uint64(inside[i])
-            key = block_keys[k] + sample_key
+        for k in range(np.uint64(block)):
+            key = block_keys[k]
+            if key < 0:
+                block_rows[k] = -1
+                continue
+            key += sample_key
             if key != previous:
                 previous = key
                 word = np.uint64(key)
@@ -227,7 +223,15 @@ def _group(
                             row = np.int64(voxel)
                             keys[voxel] = key
                             counts[voxel] = 0
-                            first_points[voxel] = start + np.int64(k)
+                            at = k * np.uint64(columns)
+                            sites[voxel, 0] = sample
+                            if ndim == 3:
+                                sites[voxel, 1] = cells[at + two]
+                                sites[voxel, 2] = cells[at + one]
+                                sites[voxel, 3] = cells[at]
+                            else:
+                                for a in range(np.uint64(ndim)):
+                                    sites[voxel, np.uint64(ndim) - a] = cells[at + a]
                             voxel += one
                             table[slot] = voxel
                         break
@@ -236,7 +240,6 @@ def _group(
                         break
                     slot = (slot + one) & mask
             block_rows[k] = row
-            block_ranks[k] = 0
             if row >= 0:
                 rank = counts[np.uint64(row)]
                 block_ranks[k] = rank
@@ -245,36 +248,22 @@ def _group(
 
 
 @kernel
+def _reorder(order, sites, counts, new_sites, new_counts, new_rows):
+    """Put the voxels in order; ``new_rows`` receives where each one went."""
+    columns = np.uint64(sites.shape[1])
+    for row in range(np.uint64(order.shape[0])):
+        old = np.uint64(order[row])
+        for c in range(columns):
+            new_sites[row, c] = sites[old, c]
+        new_counts[row] = counts[old]
+        new_rows[old] = row
+
+
+@kernel
 def _renumber(rows, new_rows, start, stop):
     for n in range(start, stop):
         if rows[n] >= 0:
             rows[n] = new_rows[np.uint64(rows[n])]
-
-
-@kernel
-def _pad(values, rows, ranks, start, stop, padded):
-    """Copy the points ``start .. stop`` to their places; those past a voxel's room are left out."""
-    room = padded.shape[1]
-    columns = np.uint64(padded.shape[2])
-    out = padded.reshape(-1)
-    source = values.reshape(-1)
-    four = np.uint64(4)
-    for n in range(np.uint64(start), np.uint64(stop)):
-        row = rows[n]
-        rank = ranks[n]
-        if row < 0 or rank >= room:
-            continue
-        place = np.uint64(row * room + rank) * columns
-        read = n * columns
-        c = np.uint64(0)
-        # Four at a time without a call: a copy of a length that is unknown here becomes one.
-        while c + four <= columns:
-            for i in range(4):
-                out[place + c + np.uint64(i)] = source[read + c + np.uint64(i)]
-            c += four
-        while c < columns:
-            out[place + c] = source[read + c]
-            c += np.uint64(1)
 
 
 def _rounded_down(bound: int) -> np.float32:
@@ -328,14 +317,13 @@ def group_points(
     bits = max(4, (2 * total).bit_length())
     table = np.zeros(1 << bits, np.uint32)
     keys = np.empty(total, np.int64)
-    first_points = np.empty(total, np.int64)
+    sites = np.empty((total, 1 + ndim), np.int32)
     counts = np.empty(total, np.int32)
     rows = np.empty(total, np.int64)
     ranks = np.empty(total, np.int32)
     dropped = np.zeros(2, np.int64)
     box_low, strides = np.array(box.low, np.int64), np.array(box.strides, np.int64)
     voxels = start = 0
-    sample_ends = [0]
     for sample, count in enumerate(sizes):
         voxels = _group(
             values,
@@ -350,25 +338,22 @@ def group_points(
             np.uint64(64 - bits + 3),
             voxels,
             keys,
-            first_points,
+            sites,
             counts,
             rows,
             ranks,
             dropped,
         )
         start += count
-        sample_ends.append(voxels)
-    sites = np.empty((voxels, 1 + ndim), np.int32)
-    for sample, (begin, end) in enumerate(itertools.pairwise(sample_ends)):
-        _fill_sites(values, first_points[begin:end], sample, *constants[:2], sites[begin:end])
-    # A copy: the array is as long as the cloud.
-    counts = counts[:voxels].copy()
+    # Only what was written occupies memory.
+    sites, counts = sites[:voxels], counts[:voxels]
     if in_order:
         _, order = argsort_keys(keys[:voxels], box.cells)
         new_rows = np.empty(voxels, np.int64)
-        new_rows[order] = np.arange(voxels)
+        ordered, ordered_counts = np.empty_like(sites), np.empty_like(counts)
+        _reorder(order, sites, counts, ordered, ordered_counts, new_rows)
         run_ranges(lambda start, stop: _renumber(rows, new_rows, start, stop), total, _SMALLEST_RANGE)
-        sites, counts = sites[order], counts[order]
+        sites, counts = ordered, ordered_counts
     return PointGroups(
         torch.from_numpy(sites),
         torch.from_numpy(counts),
@@ -377,18 +362,3 @@ def group_points(
         int(dropped[0]),
         int(dropped[1]),
     )
-
-
-def pad_points(
-    values: Tensor, rows: Tensor, ranks: Tensor, counts: Tensor, max_points: int
-) -> tuple[Tensor, Tensor, int]:
-    """See :meth:`sparseconv.backends.Backend.pad_points`."""
-    source = values.detach().contiguous().numpy()
-    padded = np.zeros((len(counts), max_points, source.shape[1]), source.dtype)
-    run_ranges(
-        lambda start, stop: _pad(source, rows.numpy(), ranks.numpy(), start, stop, padded),
-        len(source),
-        _SMALLEST_RANGE,
-    )
-    kept = np.minimum(counts.numpy(), max_points)
-    return torch.from_numpy(padded), torch.from_numpy(kept), int(kept.sum())

@@ -1,0 +1,62 @@
+"""Padded blocks of the points of each voxel."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparseconv.backends.cpu.jit import kernel
+from sparseconv.backends.cpu.threads import run_ranges
+
+# Points or voxels a range; copying or clearing one costs about 2 ns, waking a thread about 20 us.
+_SMALLEST_RANGE = 16384
+
+
+@kernel
+def _clear(padded, start, stop):
+    flat = padded.reshape(-1)
+    block = padded.shape[1] * padded.shape[2]
+    flat[start * block : stop * block] = 0
+
+
+@kernel
+def _pad(values, rows, ranks, start, stop, padded):
+    """Copy the points ``start .. stop`` to their places; those past a voxel's room are left out."""
+    room = padded.shape[1]
+    columns = np.uint64(padded.shape[2])
+    out = padded.reshape(-1)
+    source = values.reshape(-1)
+    four = np.uint64(4)
+    for n in range(np.uint64(start), np.uint64(stop)):
+        row = rows[n]
+        rank = ranks[n]
+        if row < 0 or rank >= room:
+            continue
+        place = np.uint64(row * room + rank) * columns
+        read = n * columns
+        c = np.uint64(0)
+        # Four at a time without a call: a copy of a length that is unknown here becomes one.
+        while c + four <= columns:
+            for i in range(4):
+                out[place + c + np.uint64(i)] = source[read + c + np.uint64(i)]
+            c += four
+        while c < columns:
+            out[place + c] = source[read + c]
+            c += np.uint64(1)
+
+
+def pad_points(
+    values: Tensor, rows: Tensor, ranks: Tensor, counts: Tensor, max_points: int
+) -> tuple[Tensor, Tensor, int]:
+    """See :meth:`sparseconv.backends.Backend.pad_points`."""
+    source = values.detach().contiguous().numpy()
+    padded = np.empty((len(counts), max_points, source.shape[1]), source.dtype)
+    run_ranges(lambda start, stop: _clear(padded, start, stop), len(counts), _SMALLEST_RANGE)
+    run_ranges(
+        lambda start, stop: _pad(source, rows.numpy(), ranks.numpy(), start, stop, padded),
+        len(source),
+        _SMALLEST_RANGE,
+    )
+    kept = np.minimum(counts.numpy(), max_points)
+    return torch.from_numpy(padded), torch.from_numpy(kept), int(kept.sum())
