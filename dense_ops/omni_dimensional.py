@@ -13,6 +13,7 @@ from sparseconv.dense_ops.executor import convolve_per_sample, image_shape
 from sparseconv.dense_ops.flops import Flops, count_parameters, split_shape
 from sparseconv.dense_ops.mixture import global_average
 from sparseconv.dense_ops.window import Padding, Pair, Size, Window
+from sparseconv.omni_attention import Attentions, OmniDimensionalAttention
 
 
 @eager
@@ -54,8 +55,16 @@ def od_conv2d(
     """
     if weight.dim() != 5:
         raise ValueError(f"the weight must have shape [K, O, C / groups, kh, kw], got {list(weight.shape)}")
-    batch_size = input.shape[0]
     window = Window.create(image_shape(input), weight.shape[3:], stride, padding, dilation)
+    batch_size, channels = input.shape[:2]
+    for name, attention, wanted in (
+        ("kernel", kernel_attention, (batch_size, len(weight))),
+        ("channel", channel_attention, (batch_size, channels)),
+        ("filter", filter_attention, (batch_size, weight.shape[1])),
+        ("spatial", spatial_attention, (batch_size, *weight.shape[3:])),
+    ):
+        if attention is not None and attention.shape != wanted:
+            raise ValueError(f"the {name}_attention must have shape {list(wanted)}, got {list(attention.shape)}")
     if kernel_attention is not None:
         kernels = torch.einsum("nk,kocuv->nocuv", kernel_attention.to(weight), weight)
     elif len(weight) == 1:
@@ -70,63 +79,16 @@ def od_conv2d(
     return output if filter_attention is None else output * filter_attention.to(output)[:, :, None, None]
 
 
-class OmniDimensionalAttention(nn.Module):
-    """The four attentions of a :class:`ODConv2d`, from the mean of each image.
+class ImageAttention(OmniDimensionalAttention):
+    """The attentions of an :class:`ODConv2d`, from the mean of each image."""
 
-    ``h = relu(norm(fc(mean(x))))`` with ``A = max(int(C reduction), 16)`` units; sigmoids of
-    ``W h / temperature`` for channels, filters and taps, a softmax over kernels. What cannot matter is left
-    out: filters of a depthwise layer, taps of a 1x1 kernel, kernels where there is one.
-    """
+    def forward(self, input: Tensor) -> Attentions:
+        """Attentions over kernels ``[N, K]``, channels ``[N, C]``, filters ``[N, O]`` and taps ``[N, kh, kw]``.
 
-    temperature: Tensor
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Pair,
-        groups: int,
-        reduction: float,
-        kernel_num: int,
-        norm: str,
-    ) -> None:
-        super().__init__()
-        if norm not in ("batch", "layer"):
-            raise ValueError(f"norm must be 'batch' or 'layer', got {norm!r}")
-        units = max(int(in_channels * reduction), 16)
-        self.kernel_size = kernel_size
-        self.register_buffer("temperature", torch.tensor(1.0))
-        self.fc = nn.Linear(in_channels, units, bias=False)
-        self.norm: nn.Module = nn.BatchNorm1d(units) if norm == "batch" else nn.LayerNorm(units)
-        depthwise = groups == in_channels == out_channels
-        taps = kernel_size[0] * kernel_size[1]
-        self.channel_fc = nn.Linear(units, in_channels)
-        self.filter_fc = None if depthwise else nn.Linear(units, out_channels)
-        self.spatial_fc = None if taps == 1 else nn.Linear(units, taps)
-        self.kernel_fc = None if kernel_num == 1 else nn.Linear(units, kernel_num)
-        for layer in self.linear_layers():
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-    def linear_layers(self) -> list[nn.Linear]:
-        """Those that are there."""
-        layers = (self.fc, self.channel_fc, self.filter_fc, self.spatial_fc, self.kernel_fc)
-        return [layer for layer in layers if layer is not None]
-
-    def forward(self, input: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
-        """Attentions over kernels, channels, filters and taps; None where it is 1."""
-        hidden = torch.relu(self.norm(self.fc(global_average(input))))
-
-        def scores(layer: nn.Linear) -> Tensor:
-            return layer(hidden) / self.temperature.to(hidden.dtype)
-
-        kernels = None if self.kernel_fc is None else torch.softmax(scores(self.kernel_fc), dim=1)
-        filters = None if self.filter_fc is None else torch.sigmoid(scores(self.filter_fc))
-        spatial = None
-        if self.spatial_fc is not None:
-            spatial = torch.sigmoid(scores(self.spatial_fc)).unflatten(1, self.kernel_size)
-        return kernels, torch.sigmoid(scores(self.channel_fc)), filters, spatial
+        Raises:
+            ValueError: a batch norm in training and one image.
+        """
+        return self.attend(global_average(input), input.new_ones(len(input), dtype=torch.bool))
 
 
 class ODConv2d(nn.Module):
@@ -170,7 +132,7 @@ class ODConv2d(nn.Module):
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size: Pair = (like.kernel_size[0], like.kernel_size[1])
         self.stride, self.padding, self.dilation = stride, padding, dilation
-        self.attention = OmniDimensionalAttention(
+        self.attention = ImageAttention(
             in_channels, out_channels, self.kernel_size, groups, reduction, kernel_num, norm
         )
         self.weight = nn.Parameter(like.weight.detach().new_empty(kernel_num, *like.weight.shape))
@@ -184,9 +146,7 @@ class ODConv2d(nn.Module):
         Raises:
             ValueError: it is not positive.
         """
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
-        self.attention.temperature.fill_(temperature)
+        self.attention.set_temperature(temperature)
 
     def forward(self, input: Tensor) -> Tensor:
         """See :func:`od_conv2d`."""

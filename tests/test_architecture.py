@@ -23,6 +23,7 @@ LAYERS = (
         "sparseconv.cache_folder",
         "sparseconv.circle_taps",
         "sparseconv.octave_channels",
+        "sparseconv.omni_attention",
         "sparseconv.difference_taps",
     ),
     ("sparseconv.backends.site_keys", "sparseconv.backends"),
