@@ -133,7 +133,7 @@ class Coordinates:
     def _check_range(self) -> None:
         if len(self._indices) == 0:
             return
-        low, high = torch.aminmax(self._indices, dim=0)
+        low, high = backend_for(self.device).bounds(self._indices)
         limits = [self._batch_size, *(self._shape or ())]
         for column, limit in enumerate(limits):
             if low[column] < 0 or high[column] >= limit:
@@ -143,8 +143,8 @@ class Coordinates:
                 bound = "batch_size" if column == 0 else "spatial_shape"
                 raise ValueError(
                     f"indices leave the grid: row {row} is {self._indices[row].tolist()} (batch first), but "
-                    f"{name} must lie in 0 .. {limit - 1} ({bound}), and it spans {int(low[column])} .. "
-                    f"{int(high[column])}. Drop such rows, enlarge {bound}"
+                    f"{name} must lie in 0 .. {limit - 1} ({bound}), and it spans {low[column]} .. "
+                    f"{high[column]}. Drop such rows, enlarge {bound}"
                     + ("." if column == 0 else ", or pass spatial_shape=None for an unbounded grid.")
                 )
 

@@ -46,6 +46,9 @@ class Backend(Protocol):
             ValueError: the sites cannot be packed into 63 bits.
         """
 
+    def bounds(self, indices: Tensor) -> tuple[list[int], list[int]]:
+        """Smallest and largest value of each column of ``indices [N, 1+D]``, N at least 1."""
+
     def query(self, index: Any, indices: Tensor) -> Tensor:
         """Row of each site ``[M, 1+D]`` in the indexed set, -1 where absent: int64 ``[M]``."""
 

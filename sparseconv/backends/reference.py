@@ -31,7 +31,7 @@ class SiteIndex:
 def _spanning(sites: Tensor) -> SiteKeys:
     if len(sites) == 0:
         return SiteKeys.spanning([0] * sites.shape[1], [-1] * sites.shape[1])
-    return SiteKeys.spanning(sites.amin(0).tolist(), sites.amax(0).tolist())
+    return SiteKeys.spanning(*bounds(sites))
 
 
 def _pack(sites: Tensor, keys: SiteKeys) -> Tensor:
@@ -48,6 +48,11 @@ def _unpack(packed: Tensor, keys: SiteKeys) -> Tensor:
         for low, extent, stride in zip(keys.low, keys.extent, keys.strides, strict=True)
     ]
     return torch.stack(columns, 1).int()
+
+
+def bounds(indices: Tensor) -> tuple[list[int], list[int]]:
+    low, high = torch.stack(torch.aminmax(indices, dim=0)).tolist()
+    return low, high
 
 
 def build_index(indices: Tensor) -> SiteIndex:

@@ -5,7 +5,7 @@ import torch
 from sparseconv.backends.cpu.coarse import coarse_map, coarse_sites
 from sparseconv.backends.cpu.columns import column_dots, column_moments, scale_shift
 from sparseconv.backends.cpu.conv import convolve, weight_gradient
-from sparseconv.backends.cpu.hash import build_index, is_sorted, query
+from sparseconv.backends.cpu.hash import bounds, build_index, is_sorted, query
 from sparseconv.backends.cpu.kernel_map import kernel_pairs, order_pairs
 from sparseconv.backends.cpu.pad import pad_points
 from sparseconv.backends.cpu.pool import max_pool, max_pool_gradient, sum_pool
@@ -20,6 +20,7 @@ GRADIENT_HALVES: tuple[torch.dtype, ...] = ()
 __all__ = [
     "CONVOLVED_HALVES",
     "GRADIENT_HALVES",
+    "bounds",
     "build_index",
     "coarse_map",
     "coarse_sites",

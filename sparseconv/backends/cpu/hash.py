@@ -236,18 +236,26 @@ class SiteIndex:
         return Blocks(masks, ranks, table_keys, table_blocks)
 
 
+def _bounds_of(indices: NDArray[np.int32]) -> tuple[list[int], list[int]]:
+    columns = indices.shape[1]
+    low, high = np.empty(columns, np.int64), np.empty(columns, np.int64)
+    _bounds(indices.reshape(-1), columns, low, high)
+    return low.tolist(), high.tolist()
+
+
+def bounds(indices: Tensor) -> tuple[list[int], list[int]]:
+    """See :meth:`sparseconv.backends.Backend.bounds`."""
+    return _bounds_of(indices.detach().contiguous().numpy())
+
+
 def pack_sites(indices: NDArray[np.int32]) -> tuple[SiteKeys, NDArray[np.int64]]:
     """Bounding box and key of each row of ``indices [N, 1+D]``.
 
     Raises:
         ValueError: the sites cannot be packed into 63 bits.
     """
-    rows, columns = indices.shape
-    low = np.zeros(columns, np.int64)
-    high = np.full(columns, -1, np.int64)
-    if rows:
-        _bounds(indices.reshape(-1), columns, low, high)
-    box = SiteKeys.spanning(low.tolist(), high.tolist())
+    columns = indices.shape[1]
+    box = SiteKeys.spanning(*(_bounds_of(indices) if len(indices) else ([0] * columns, [-1] * columns)))
     return box, pack_into(indices, box)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from sparseconv.backends.cuda.columns import column_dots, column_moments, scale_shift
 from sparseconv.backends.cuda.conv import convolve, weight_gradient
-from sparseconv.backends.cuda.hash import build_index, is_sorted, query
+from sparseconv.backends.cuda.hash import bounds, build_index, is_sorted, query
 from sparseconv.backends.cuda.kernel_map import coarse_map, kernel_pairs, order_pairs
 from sparseconv.backends.cuda.launch import DEVICE_TYPES
 from sparseconv.backends.cuda.pool import max_pool, max_pool_gradient, sum_pool
@@ -23,6 +23,7 @@ __all__ = [
     "CONVOLVED_HALVES",
     "GRADIENT_HALVES",
     "DEVICE_TYPES",
+    "bounds",
     "build_index",
     "coarse_map",
     "coarse_sites",

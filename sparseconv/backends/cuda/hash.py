@@ -135,6 +135,12 @@ class SiteIndex:
         return table
 
 
+def bounds(indices: Tensor) -> tuple[list[int], list[int]]:
+    """See :meth:`sparseconv.backends.Backend.bounds`. Waits once."""
+    low, high = torch.stack(torch.aminmax(indices, dim=0)).tolist()
+    return low, high
+
+
 def pack_sites(sites: Tensor) -> tuple[SiteKeys, Tensor]:
     """Bounding box and key of each row of ``sites [N, 1+D]``. Waits once, for the box.
 
@@ -142,10 +148,7 @@ def pack_sites(sites: Tensor) -> tuple[SiteKeys, Tensor]:
         ValueError: the sites cannot be packed into 63 bits.
     """
     rows, columns = sites.shape
-    low, high = [0] * columns, [-1] * columns
-    if rows:
-        low, high = torch.stack(torch.aminmax(sites, dim=0)).tolist()
-    box = SiteKeys.spanning(low, high)
+    box = SiteKeys.spanning(*(bounds(sites) if rows else ([0] * columns, [-1] * columns)))
     keys = torch.empty(rows, dtype=torch.int64, device=sites.device)
     _pack.launch(rows, sites, box.low, box.strides, keys)
     return box, keys
