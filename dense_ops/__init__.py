@@ -33,7 +33,7 @@ from sparseconv.dense_ops.functional import (
     search_dilation,
     spatially_separable_conv2d,
 )
-from sparseconv.dense_ops.inception import DilationSearch, ICConv2d
+from sparseconv.dense_ops.inception import ICConv2d
 from sparseconv.dense_ops.index_map import dense_kernel_map
 from sparseconv.dense_ops.involution import Involution2d
 from sparseconv.dense_ops.mixture import CondConv2d, DynamicConv2d, DyNetConv2d
@@ -43,6 +43,7 @@ from sparseconv.dense_ops.pixel_difference import PixelDifferenceConv2d
 from sparseconv.dense_ops.receptive_fields import ReceptiveField, WindowLayer
 from sparseconv.dense_ops.separable import DepthwiseSeparableConv2d, SpatiallySeparableConv2d
 from sparseconv.dense_ops.transposed import Checkerboard, ConvTranspose2d
+from sparseconv.dilation_patterns import DilationSearch
 
 __all__ = [
     "AddCoords2d",

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,41 +10,24 @@ from torch import Tensor
 
 from sparseconv.compilation import eager
 from sparseconv.dense_ops.conv import Conv2d, conv2d, plain_conv2d
+from sparseconv.dense_ops.executor import image_shape
 from sparseconv.dense_ops.flops import Flops, count_parameters, split_shape
 from sparseconv.dense_ops.window import Pair, Size, Window
-
-# (dilation down, dilation across), and the number of consecutive output channels that have it.
-Patterns = Sequence[tuple[Pair, int]]
-
-
-def parse_patterns(pattern_dist: Mapping[Any, int]) -> list[tuple[Pair, int]]:
-    """Patterns of ``{"(dy-1, dx-1)": channels}``; keys may be pairs too. Patterns without channels are left out.
-
-    Raises:
-        ValueError: a key that is not a pair of numbers >= 0, or a negative number of channels.
-    """
-    patterns = []
-    for key, count in pattern_dist.items():
-        try:
-            down, across = ast.literal_eval(key) if isinstance(key, str) else key
-            valid = min(down, across) >= 0 and count >= 0
-        except (TypeError, ValueError, SyntaxError):
-            valid = False
-        if not valid:
-            raise ValueError(
-                f"pattern_dist maps (dy-1, dx-1) to a number of channels, got {key!r}: {count!r}; dilation 1 is 0"
-            )
-        if count:
-            patterns.append(((down + 1, across + 1), count))
-    return patterns
+from sparseconv.dilation_patterns import (
+    Dilation,
+    DilationSearch,
+    Patterns,
+    Place,
+    candidate_dilations,
+    check_odd,
+    check_search_channels,
+    parse_patterns,
+    supernet_side,
+    taps_within,
+)
 
 
-def _check_odd(kernel_size: Sequence[int]) -> None:
-    if any(k % 2 == 0 for k in kernel_size):
-        raise ValueError(f"dilations share the centre tap: kernel sides must be odd, got {tuple(kernel_size)}")
-
-
-def _pads(kernel_size: Sequence[int], dilation: Pair) -> Pair:
+def _pads(kernel_size: Sequence[int], dilation: Dilation) -> Pair:
     return dilation[0] * (kernel_size[0] // 2), dilation[1] * (kernel_size[1] // 2)
 
 
@@ -81,7 +61,7 @@ def ic_conv2d(
         ValueError: channels that do not sum to O, an even kernel side, or shapes that do not fit.
     """
     kernel_size = weight.shape[2:]
-    _check_odd(kernel_size)
+    check_odd(kernel_size)
     counts = [count for _, count in patterns]
     if sum(counts) != weight.shape[0]:
         raise ValueError(f"the channels of the patterns must sum to {weight.shape[0]}, got {counts}")
@@ -126,13 +106,8 @@ class ICConv2d(Conv2d):
         **factory: Any,
     ) -> None:
         super().__init__(inplanes, planes, kernel_size, stride, 0, 1, groups, bias, **factory)
-        _check_odd(self.kernel_size)
-        self.patterns = parse_patterns(pattern_dist)
-        counts = [count for _, count in self.patterns]
-        if sum(counts) != planes:
-            raise ValueError(f"the channels of pattern_dist must sum to planes = {planes}, got {sum(counts)}")
-        if any(count % groups for count in counts):
-            raise ValueError(f"the channels of each pattern must divide by groups = {groups}, got {counts}")
+        check_odd(self.kernel_size)
+        self.patterns = parse_patterns(pattern_dist, planes, groups, ndim=2)
 
     def forward(self, input: Tensor) -> Tensor:
         """See :func:`ic_conv2d`."""
@@ -157,46 +132,18 @@ class ICConv2d(Conv2d):
             weight = self.weight.new_zeros(self.out_channels, self.in_channels, *(2 * r + 1 for r in reach))
             start = 0
             for dilation, count in self.patterns:
-                down, across = (
-                    slice(r - d * (k // 2), r + d * (k // 2) + 1, d)
-                    for r, d, k in zip(reach, dilation, self.kernel_size, strict=True)
-                )
+                taps = taps_within(dilation, self.kernel_size, reach)
                 share = count // self.groups
                 for group in range(self.groups):
                     part = slice(start + group * share, start + (group + 1) * share)
                     channels = slice(group * depth, (group + 1) * depth)
-                    weight[part, channels, down, across] = self.weight[part]
+                    weight[(part, channels, *taps)] = self.weight[part]
                 start += count
         return plain_conv2d(weight, self.bias, self, padding=tuple(reach), groups=1)
 
     def extra_repr(self) -> str:
         """Its arguments."""
         return f"{super().extra_repr()}, patterns={self.patterns}"
-
-
-@dataclass(frozen=True)
-class DilationSearch:
-    """What :func:`search_dilation` found.
-
-    Attributes:
-        dilations: ``(dy, dx)`` of each output channel, in the supernet's order.
-        errors: ``[O, d_max, d_max]``, error of each channel with dilation ``(dy, dx)`` at ``[dy-1, dx-1]``.
-        order: int64 ``[O]``, the supernet's channels sorted by pattern: permute what follows the layer by it.
-        pattern_dist: argument of :class:`ICConv2d`.
-        weight: ``[O, C / groups, k, k]``, the supernet's taps on the patterns, sorted by pattern.
-    """
-
-    dilations: list[Pair]
-    errors: Tensor
-    order: Tensor
-    pattern_dist: dict[str, int]
-    weight: Tensor
-
-
-def _taps_of(dilation: Pair, kernel_size: int, side: int) -> tuple[slice, slice]:
-    half, middle = kernel_size // 2, side // 2
-    down, across = (slice(middle - d * half, middle + d * half + 1, d) for d in dilation)
-    return down, across
 
 
 @torch.no_grad()
@@ -226,42 +173,31 @@ def search_dilation(
         groups: channel groups.
 
     Raises:
-        ValueError: an unknown criterion, or a kernel of another size.
+        TypeError: a size is no integer.
+        ValueError: an unknown criterion, a size out of bounds, or a weight that does not fit them and the inputs.
     """
-    _check_odd((kernel_size, kernel_size))
-    if criterion not in ("expectation", "mean_abs"):
-        raise ValueError(f"criterion must be 'expectation' or 'mean_abs', got {criterion!r}")
-    side = 2 * (kernel_size // 2) * max_dilation + 1
+    side = supernet_side(kernel_size, max_dilation, criterion)
     if weight.dim() != 4 or tuple(weight.shape[2:]) != (side, side):
         raise ValueError(
             f"with kernel_size {kernel_size} and max_dilation {max_dilation} the supernet's weight must have "
             f"shape [O, C / groups, {side}, {side}], got {list(weight.shape)}"
         )
     c_out, depth = weight.shape[:2]
+    image_shape(inputs)
+    check_search_channels(inputs.shape[1], c_out, depth, groups)
     means = inputs.mean((0, 2, 3)).reshape(groups, depth).repeat_interleave(c_out // groups, 0)
     per_tap = torch.einsum("ocuv,oc->ouv", weight, means)
     errors = weight.new_empty(c_out, max_dilation, max_dilation)
-    steps = range(1, max_dilation + 1)
-    for dilation in itertools.product(steps, steps):
-        kept = _taps_of(dilation, kernel_size, side)
-        place = (slice(None), dilation[0] - 1, dilation[1] - 1)
+    for dilation in candidate_dilations(max_dilation, 2):
+        taps = taps_within(dilation, (kernel_size, kernel_size), (side // 2, side // 2))
+        place: Place = (slice(None), *(d - 1 for d in dilation))
         if criterion == "expectation":
             dropped = per_tap.clone()
-            dropped[(slice(None), *kept)] = 0
+            dropped[:, taps[0], taps[1]] = 0
             errors[place] = dropped.sum((1, 2)).abs()
         else:
             rest = weight.clone()
-            rest[(slice(None), slice(None), *kept)] = 0
+            rest[:, :, taps[0], taps[1]] = 0
             lost = conv2d(inputs, rest, None, 1, side // 2, 1, groups)
             errors[place] = lost.abs().mean((0, 2, 3))
-    candidates = sorted(itertools.product(steps, steps), key=lambda d: (d[0] * d[1], d[0]))
-    dilations = [min(candidates, key=lambda d: row[d[0] - 1][d[1] - 1]) for row in errors.tolist()]
-    order = sorted(range(c_out), key=lambda i: dilations[i])
-    found = [dilations[i] for i in order]
-    return DilationSearch(
-        dilations,
-        errors,
-        torch.tensor(order, device=weight.device),
-        {f"({dy - 1}, {dx - 1})": len(list(same)) for (dy, dx), same in itertools.groupby(found)},
-        torch.stack([weight[(i, slice(None), *_taps_of(dilations[i], kernel_size, side))] for i in order]),
-    )
+    return DilationSearch.of_least_errors(errors, weight, kernel_size, kernel_axis=2)

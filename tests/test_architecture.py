@@ -25,6 +25,7 @@ LAYERS = (
         "sparseconv.octave_channels",
         "sparseconv.omni_attention",
         "sparseconv.difference_taps",
+        "sparseconv.dilation_patterns",
     ),
     ("sparseconv.backends.site_keys", "sparseconv.backends"),
     ("sparseconv.kernel_map",),

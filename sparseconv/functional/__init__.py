@@ -1,5 +1,6 @@
 """Operations on sparse tensors: topology from coordinates, arithmetic from the ops."""
 
+from sparseconv.dilation_patterns import DilationSearch
 from sparseconv.functional.combine import add, cat
 from sparseconv.functional.conv import (
     conv_onto,
@@ -29,7 +30,7 @@ from sparseconv.functional.variants.differences import (
     pixel_difference_conv,
 )
 from sparseconv.functional.variants.dynamic_region import dr_conv
-from sparseconv.functional.variants.inception import SparseDilationSearch, ic_conv, search_dilation
+from sparseconv.functional.variants.inception import ic_conv, search_dilation
 from sparseconv.functional.variants.involution import involution, pool_cells
 from sparseconv.functional.variants.mixture import mixture_conv, od_conv
 from sparseconv.functional.variants.octave import halve, octave_conv
@@ -39,7 +40,11 @@ from sparseconv.functional.variants.separable import (
     spatially_separable_conv,
 )
 
+# What the search on voxels returns is the same class as on images.
+SparseDilationSearch = DilationSearch
+
 __all__ = [
+    "DilationSearch",
     "SparseDilationSearch",
     "add",
     "add_coords",

@@ -147,7 +147,7 @@ def test_odconv_special_cases() -> None:
     assert point.attention.spatial_fc is None and point.attention.kernel_fc is None
     depthwise = ODConv2d(4, 4, 3, groups=4)
     assert depthwise.attention.filter_fc is None
-    with pytest.raises(ValueError, match="cannot train on one sample .* use larger batches, or norm='layer'"):
+    with pytest.raises(ValueError, match=r"cannot train on one sample .* use larger batches, or norm='layer'"):
         ODConv2d(4, 6, 3)(torch.zeros(1, 4, 5, 5))
     with pytest.raises(ValueError, match=r"spatial_attention must have shape \[2, 3, 3\], got \[2, 9\]"):
         od_conv2d(x, weight, spatial_attention=torch.ones(2, 9, dtype=F64))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,6 +10,16 @@ from torch import Tensor
 from sparseconv.backends import backend_for
 from sparseconv.compilation import eager
 from sparseconv.coordinates import Coordinates
+from sparseconv.dilation_patterns import (
+    DilationSearch,
+    Patterns,
+    Place,
+    candidate_dilations,
+    check_odd,
+    check_search_channels,
+    supernet_side,
+    taps_within,
+)
 from sparseconv.functional.conv import subm_conv
 from sparseconv.functional.kernel_axes import check_kernel_axes
 from sparseconv.functional.variants.placement import (
@@ -25,19 +32,6 @@ from sparseconv.kernel_map import KernelMap
 from sparseconv.ops.mapped import convolve_features
 from sparseconv.ops.precision import widen
 from sparseconv.tensor import SparseTensor, check_sparse
-
-# One dilation for each axis, and the number of consecutive output channels that have it.
-Patterns = Sequence[tuple[tuple[int, ...], int]]
-
-
-def check_odd(kernel_size: Sequence[int]) -> None:
-    """Refuse a kernel without a centre tap.
-
-    Raises:
-        ValueError: an even side.
-    """
-    if any(k % 2 == 0 for k in kernel_size):
-        raise ValueError(f"dilations share the centre tap: kernel sides must be odd, got {tuple(kernel_size)}")
 
 
 def pattern_maps(
@@ -113,34 +107,6 @@ def ic_conv(
     return SparseTensor.from_coordinates(torch.cat(features, 1), sites, input.named_maps)
 
 
-@dataclass(frozen=True)
-class SparseDilationSearch:
-    """What :func:`search_dilation` found.
-
-    Attributes:
-        dilations: of each output channel, one for each axis, in the supernet's order.
-        errors: ``[O, d_max, .., d_max]``, error of each channel with dilation d at ``[d_0 - 1, d_1 - 1, ..]``.
-        order: int64 ``[O]``, the supernet's channels sorted by pattern: permute what follows the layer by it.
-        pattern_dist: argument of the ICConv layers.
-        weight: ``[O, k, .., k, C / groups]``, the supernet's taps on the patterns, sorted by pattern.
-    """
-
-    dilations: list[tuple[int, ...]]
-    errors: Tensor
-    order: Tensor
-    pattern_dist: dict[str, int]
-    weight: Tensor
-
-
-Place = tuple[int | slice, ...]
-
-
-def _taps_of(channels: int | slice, dilation: Sequence[int], kernel_size: int, side: int) -> Place:
-    """Place of a pattern's taps in a supernet's weight or in what is kept for each channel and tap."""
-    half, middle = kernel_size // 2, side // 2
-    return (channels, *(slice(middle - d * half, middle + d * half + 1, d) for d in dilation))
-
-
 def _means_by_tap(inputs: SparseTensor, side: int) -> Tensor:
     """Mean over all sites of what each tap reads, an absent voxel being 0: ``[K, C]``."""
     kernel_map = inputs.coordinates.submanifold_map(ConvGeometry.submanifold(inputs.ndim, side))
@@ -157,7 +123,7 @@ def search_dilation(
     kernel_size: int = 3,
     criterion: str = "expectation",
     groups: int = 1,
-) -> SparseDilationSearch:
+) -> DilationSearch:
     """Efficient dilation optimisation: for each output channel the dilation that loses least.
 
     The supernet is a submanifold convolution with one dense kernel of side ``K = 2 (k // 2) d_max + 1``; a
@@ -176,55 +142,35 @@ def search_dilation(
         groups: channel groups.
 
     Raises:
-        ValueError: an unknown criterion, or a kernel of another size.
+        TypeError: the inputs are no sparse tensor, or a size is no integer.
+        ValueError: an unknown criterion, a size out of bounds, or a weight that does not fit them and the inputs.
     """
     check_sparse(inputs, "search_dilation")
-    check_odd((kernel_size,))
-    if criterion not in ("expectation", "mean_abs"):
-        raise ValueError(f"criterion must be 'expectation' or 'mean_abs', got {criterion!r}")
+    side = supernet_side(kernel_size, max_dilation, criterion)
     ndim = inputs.ndim
-    side = 2 * (kernel_size // 2) * max_dilation + 1
     if check_kernel_axes(weight, ndim) != (side,) * ndim:
         raise ValueError(
             f"with kernel_size {kernel_size} and max_dilation {max_dilation} the supernet's weight must have "
             f"shape [C_out, {', '.join([str(side)] * ndim)}, C_in / groups], got {list(weight.shape)}"
         )
     c_out, depth = weight.shape[0], weight.shape[-1]
+    check_search_channels(inputs.features.shape[1], c_out, depth, groups)
     errors = weight.new_empty(c_out, *(max_dilation,) * ndim)
-    candidates = list(itertools.product(range(1, max_dilation + 1), repeat=ndim))
+    sides, reach = (kernel_size,) * ndim, (side // 2,) * ndim
     if criterion == "expectation":
         means = _means_by_tap(inputs, side).to(weight).unflatten(1, (groups, depth))
         own = means.repeat_interleave(c_out // groups, 1)  # [K, O, C / groups]
         per_tap = torch.einsum("okc,koc->ok", weight.flatten(1, -2), own).unflatten(1, (side,) * ndim)
-        for dilation in candidates:
-            place: Place = (slice(None), *(d - 1 for d in dilation))
-            kept = per_tap.clone()
-            kept[_taps_of(slice(None), dilation, kernel_size, side)] = 0
-            errors[place] = kept.flatten(1).sum(1).abs()
     else:
         whole = subm_conv(inputs, weight, None, 1, groups).features
-        for dilation in candidates:
-            place = (slice(None), *(d - 1 for d in dilation))
-            part = weight[_taps_of(slice(None), dilation, kernel_size, side)]
-            lost = whole - subm_conv(inputs, part.contiguous(), None, dilation, groups).features
-            errors[place] = lost.abs().sum(0) / max(1, len(inputs))
-    return _choose(weight, errors, candidates, kernel_size)
-
-
-def _choose(
-    weight: Tensor, errors: Tensor, candidates: list[tuple[int, ...]], kernel_size: int
-) -> SparseDilationSearch:
-    side, c_out = weight.shape[1], len(weight)
-    by_size = sorted(candidates, key=lambda d: (math.prod(d), d))
-    places = {dilation: number for number, dilation in enumerate(candidates)}
-    flat = errors.flatten(1).tolist()
-    dilations = [min(by_size, key=lambda d: row[places[d]]) for row in flat]
-    order = sorted(range(c_out), key=lambda i: dilations[i])
-    found = [dilations[i] for i in order]
-    return SparseDilationSearch(
-        dilations,
-        errors,
-        torch.tensor(order, device="cpu"),
-        {str(tuple(d - 1 for d in same)): len(list(run)) for same, run in itertools.groupby(found)},
-        torch.stack([weight[_taps_of(i, dilations[i], kernel_size, side)] for i in order]),
-    )
+    for dilation in candidate_dilations(max_dilation, ndim):
+        place: Place = (slice(None), *(d - 1 for d in dilation))
+        taps: Place = (slice(None), *taps_within(dilation, sides, reach))
+        if criterion == "expectation":
+            dropped = per_tap.clone()
+            dropped[taps] = 0
+            errors[place] = dropped.flatten(1).sum(1).abs()
+        else:
+            kept = subm_conv(inputs, weight[taps].contiguous(), None, dilation, groups).features
+            errors[place] = (whole - kept).abs().sum(0) / max(1, len(inputs))
+    return DilationSearch.of_least_errors(errors, weight, kernel_size, kernel_axis=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -10,7 +9,8 @@ import torch
 from torch import nn
 
 from sparseconv import functional as F
-from sparseconv.functional.variants.inception import check_odd, pattern_maps
+from sparseconv.dilation_patterns import check_odd, parse_patterns, taps_within
+from sparseconv.functional.variants.inception import pattern_maps
 from sparseconv.kernel_map import KernelMap
 from sparseconv.nn.conv import SparseConvolution
 from sparseconv.nn.variants.base import (
@@ -21,29 +21,6 @@ from sparseconv.nn.variants.base import (
     uniform_by_fan_,
 )
 from sparseconv.tensor import SparseTensor
-
-
-def parse_patterns(pattern_dist: Mapping[Any, int], ndim: int) -> list[tuple[tuple[int, ...], int]]:
-    """Patterns of ``{"(d_0 - 1, d_1 - 1, ..)": channels}``; keys may be tuples too, and empty ones are left out.
-
-    Raises:
-        ValueError: a key that is not ``ndim`` numbers >= 0, or a negative number of channels.
-    """
-    patterns = []
-    for key, count in pattern_dist.items():
-        try:
-            steps = tuple(ast.literal_eval(key) if isinstance(key, str) else key)
-            valid = len(steps) == ndim and min(steps) >= 0 and count >= 0
-        except (TypeError, ValueError, SyntaxError):
-            valid = False
-        if not valid:
-            raise ValueError(
-                f"pattern_dist maps {ndim} dilations less one, (d - 1, ..), to a number of channels, got {key!r}: "
-                f"{count!r}; dilation 1 is 0"
-            )
-        if count:
-            patterns.append((tuple(int(step) + 1 for step in steps), count))
-    return patterns
 
 
 class ICConvolution(VariantConvolution):
@@ -82,12 +59,7 @@ class ICConvolution(VariantConvolution):
     ) -> None:
         super().__init__(inplanes, planes, kernel_size, stride, 0, 1, groups)
         check_odd(self.kernel_size)
-        self.patterns = parse_patterns(pattern_dist, self._ndim)
-        counts = [count for _, count in self.patterns]
-        if sum(counts) != planes:
-            raise ValueError(f"the channels of pattern_dist must sum to planes = {planes}, got {sum(counts)}")
-        if any(count % groups for count in counts):
-            raise ValueError(f"the channels of each pattern must divide by groups = {groups}, got {counts}")
+        self.patterns = parse_patterns(pattern_dist, planes, groups, self._ndim)
         self.weight = new_parameter(planes, *self.kernel_size, inplanes // groups, **factory)
         self.register_parameter("bias", new_parameter(planes, **factory) if bias else None)
         self.reset_parameters()
@@ -134,10 +106,7 @@ class ICConvolution(VariantConvolution):
             weight = self.weight.new_zeros(self.out_channels, *(2 * r + 1 for r in reach), self.in_channels)
             start = 0
             for dilation, count in self.patterns:
-                taps = tuple(
-                    slice(r - d * (k // 2), r + d * (k // 2) + 1, d)
-                    for r, d, k in zip(reach, dilation, self.kernel_size, strict=True)
-                )
+                taps = taps_within(dilation, self.kernel_size, reach)
                 width = count // self.groups
                 for group in range(self.groups):
                     rows = slice(start + group * width, start + (group + 1) * width)
