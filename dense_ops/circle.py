@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sparseconv.circle_taps import Radius, ball_matrix
+from sparseconv.circle_taps import Radius, ball_matrix, equal_side
 from sparseconv.compilation import eager
 from sparseconv.dense_ops.executor import image_shape
 from sparseconv.dense_ops.padding import check_padding_mode
@@ -81,7 +81,7 @@ class CircleConv2d(ReparameterisedConv2d):
     Args:
         in_channels: ``C``.
         out_channels: ``O``.
-        kernel_size: an odd side; 3, 5 and 7 in the paper.
+        kernel_size: an odd side, or the same one for height and width; 3, 5 and 7 in the paper.
         stride: as in :class:`Conv2d`.
         padding: as in :class:`Conv2d`.
         dilation: as in :class:`Conv2d`.
@@ -100,7 +100,7 @@ class CircleConv2d(ReparameterisedConv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int = 3,
+        kernel_size: Size = 3,
         stride: Size = 1,
         padding: Padding = 0,
         dilation: Size = 1,
@@ -112,7 +112,7 @@ class CircleConv2d(ReparameterisedConv2d):
         **factory: Any,
     ) -> None:
         self.radius, self.angles = radius, angles
-        circle_matrix(kernel_size, radius, angles)
+        circle_matrix(equal_side(kernel_size, 2), radius, angles)
         super().__init__(
             in_channels,
             out_channels,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from sparseconv.geometry import MAX_KERNEL_SIZE, per_axis
 
 Radius = float | Mapping[int, float] | None
 
@@ -66,6 +68,19 @@ def _matrix(kernel_size: int, ndim: int, radii: tuple[tuple[int, float], ...], a
         for axis in range(ndim):
             matrix *= (1 - (points[:, None, axis] - cells[:, axis]).abs()).clamp(min=0)
     return matrix
+
+
+def equal_side(kernel_size: int | Sequence[int], ndim: int) -> int:
+    """The side of a kernel that has the same on every axis.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: sides that differ, or out of bounds.
+    """
+    sides = per_axis(kernel_size, ndim, "kernel_size", minimum=1, maximum=MAX_KERNEL_SIZE)
+    if len(set(sides)) != 1:
+        raise ValueError(f"a circle kernel has equal sides, got kernel_size {sides}: give one integer")
+    return sides[0]
 
 
 def ball_matrix(kernel_size: int, ndim: int, radius: Radius = None, angles: str = "grid") -> Tensor:

@@ -208,7 +208,24 @@ def test_every_named_layer_is_one_of_a_family() -> None:
             and kind.__module__.startswith("sparseconv.nn.variants")
         )
         parent = kind.__mro__[1]
-        assert f":class:`{parent.__name__}`" in kind.__doc__ and "Args:" in inspect.getdoc(parent)
+        assert f":class:`{parent.__name__}`" in kind.__doc__
+
+
+def test_the_docstring_of_every_layer_is_whole() -> None:
+    """Its own line, then its base's: shapes, types, paper, arguments, parameters and errors."""
+    for name in variants.__all__:
+        kind = getattr(nn, name)
+        if not inspect.isclass(kind):
+            continue
+        text = inspect.getdoc(kind)
+        assert "[N, C" in text.splitlines()[0] or "high, low" in text.splitlines()[0], name
+        sections = ["Args:", "Raises:"] if kind is nn.SparseAddCoords else ["Args:", "Attributes:", "Raises:"]
+        assert [line for line in text.splitlines() if line in sections] == sections, name
+        assert "arXiv" in text or "ICLR 2022" in text, name
+        assert kind is nn.SparseAddCoords or "float16 or bfloat16" in " ".join(text.split()), name
+        arguments = text.partition("Args:")[2].partition("Raises:")[0]
+        for argument in inspect.signature(kind).parameters:
+            assert f"    {argument}:" in arguments or f"    **{argument}:" in arguments, (name, argument)
 
 
 def test_a_layer_refuses_other_dimensions_and_channels() -> None:

@@ -20,13 +20,15 @@ from sparseconv.functional.variants import deformable
 WIDTH = 6
 
 
-@pytest.mark.parametrize("ndim", [1, 2, 3])
-@pytest.mark.parametrize("stride", [1, 2, 3])
-def test_involution(backend: str, ndim: int, stride: int) -> None:
+@pytest.mark.parametrize(
+    ("ndim", "stride"), [*itertools.product((1, 2, 3), (1, 2, 3)), (2, (3, 1)), (3, (1, 2, 2)), (3, (2, 1, 3))]
+)
+def test_involution(backend: str, ndim: int, stride: int | tuple[int, ...]) -> None:
     x = scene(ndim, count=30)
     layer = layer_class("SubMInvolution" if stride == 1 else "SparseInvolution", ndim)(
-        CHANNELS, 3, stride, group_channels=4, dilation=1 if stride > 1 else 2
+        CHANNELS, 3, stride, group_channels=4, dilation=2 if stride == 1 else 1
     ).double()
+    each = (stride,) * ndim if isinstance(stride, int) else stride
     layer.norm.running_mean.normal_()
     layer.eval()
     voxels = Voxels(x)
@@ -37,10 +39,11 @@ def test_involution(backend: str, ndim: int, stride: int) -> None:
     else:
         children: dict[tuple, list] = {}
         for (sample, *place), row in voxels.rows.items():
-            children.setdefault((sample, *(p // stride for p in place)), []).append(voxels.features[row])
+            cell = (p // s for p, s in zip(place, each, strict=True))
+            children.setdefault((sample, *cell), []).append(voxels.features[row])
         sites = sorted(children)
         own = {site: torch.stack(rows).mean(0) for site, rows in children.items()}
-        assert output.spatial_shape == [-(-side // stride) for side in x.spatial_shape]
+        assert output.spatial_shape == [-(-side // s) for side, s in zip(x.spatial_shape, each, strict=True)]
     assert [tuple(row) for row in output.indices.tolist()] == sites
     first = layer.conv1.weight.detach().flatten(1)
     second, bias = layer.conv2.weight.detach().flatten(1), layer.conv2.bias.detach()
@@ -53,7 +56,7 @@ def test_involution(backend: str, ndim: int, stride: int) -> None:
         kernel = (second @ hidden.relu() + bias).reshape(2, 3**ndim)
         total = torch.zeros(CHANNELS, dtype=torch.float64)
         for tap, step in enumerate(steps(3, ndim)):
-            at = plus(tuple(stride * p for p in place), step, 2 if stride == 1 else 1)
+            at = plus(tuple(s * p for p, s in zip(place, each, strict=True)), step, 2 if stride == 1 else 1)
             pairs += voxels.at(sample, at) is not None
             total += kernel[:, tap].repeat_interleave(4) * voxels.value(sample, at)
         return total
@@ -222,8 +225,12 @@ def test_octave_alphas_at_their_ends(backend: str) -> None:
     with pytest.raises(ValueError, match="occupied cells"):
         half = x.replace_feature(x.features[:, :4])
         sparseconv.SparseOctaveConv3d(CHANNELS, WIDTH, 3).double()((half, half))
-    with pytest.raises(ValueError, match="alpha_out must be this one's alpha_in"):
+    with pytest.raises(ValueError, match=r"a pair \(high, low\) of 4 and 4 channels, got one tensor"):
         sparseconv.SparseOctaveConv3d(CHANNELS, WIDTH, 3).double()(x)
+    with pytest.raises(ValueError, match="alpha_out must be this one's alpha_in"):
+        sparseconv.SparseOctaveConv3d(CHANNELS, WIDTH, 3).double()((x, half))
+    with pytest.raises(TypeError, match=r"or a pair \(high, low\), got list"):
+        sparseconv.SparseOctaveConv3d(CHANNELS, WIDTH, 3).double()([half, half])
 
 
 def test_octave_costs_what_its_four_paths_cost() -> None:

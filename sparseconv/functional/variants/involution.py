@@ -11,8 +11,20 @@ from sparseconv.kernel_map import KernelMap
 from sparseconv.tensor import SparseTensor, check_sparse
 
 
-def pool_cells(input: SparseTensor, factor: int) -> SparseTensor:
-    """Mean of the voxels that exist in each cell of ``factor`` sites a side, on the occupied cells, sorted."""
+def pool_cells(input: SparseTensor, factor: Size) -> SparseTensor:
+    """Mean of the voxels that exist in each cell of ``factor`` sites, on the occupied cells, sorted.
+
+    Args:
+        input: sparse tensor ``[N, C]``.
+        factor: side of the cells: one integer, or one for each axis.
+
+    Returns:
+        ``[n_out, C]`` at ``floor(site / factor)``, on a grid of ``ceil(shape / factor)``.
+
+    Raises:
+        TypeError: the input is no sparse tensor, or the factor no integers.
+        ValueError: a factor out of bounds.
+    """
     check_sparse(input, "pool_cells")
     sites, kernel_map = cells(input.coordinates, factor)
     return SparseTensor.from_coordinates(mean_over(input.features, kernel_map), sites, input.named_maps)

@@ -47,6 +47,8 @@ def convolve_per_sample(
 
 
 def _check_mixture(mixture: Tensor, bias: Tensor | None, batch_size: int, experts: int, c_out: int) -> None:
+    if not isinstance(mixture, Tensor):
+        raise TypeError(f"the mixture must be a tensor [{batch_size}, {experts}], got {type(mixture).__name__}")
     wanted = ([batch_size, experts], [batch_size, c_out, experts])
     if list(mixture.shape) not in wanted:
         raise ValueError(f"the mixture must have shape {wanted[0]} or {wanted[1]}, got {list(mixture.shape)}")

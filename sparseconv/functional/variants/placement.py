@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparseconv.coordinates import Coordinates
 from sparseconv.functional.naming import remember
-from sparseconv.geometry import ConvGeometry, per_axis
+from sparseconv.geometry import MAX_KERNEL_SIZE, ConvGeometry, per_axis
 from sparseconv.kernel_map import KernelMap
 from sparseconv.tensor import NamedMap, SparseTensor, check_sparse
 
@@ -185,16 +185,17 @@ def by_output(kernel_map: KernelMap) -> OrderedPairs:
     return kept_with(kernel_map, "by output", build)
 
 
-def cells(sites: Coordinates, factor: int) -> tuple[Coordinates, KernelMap]:
-    """The occupied cells of ``factor`` sites a side, ``floor(site / factor)``, and the map of sites onto them.
+def cells(sites: Coordinates, factor: Size) -> tuple[Coordinates, KernelMap]:
+    """The occupied cells of ``factor`` sites, ``floor(site / factor)``, and the map of sites onto them.
 
     Unlike a pooling window, a cell that the grid's end cuts is there too: the coarse grid is
     ``ceil(shape / factor)``.
     """
-    geometry = ConvGeometry.create(sites.ndim, factor, factor)
+    steps = per_axis(factor, sites.ndim, "factor", minimum=1, maximum=MAX_KERNEL_SIZE)
+    geometry = ConvGeometry.create(sites.ndim, steps, steps)
     shape = sites.spatial_shape
-    if shape is None or all(side % factor == 0 for side in shape):
+    if shape is None or all(side % step == 0 for side, step in zip(shape, steps, strict=True)):
         return sites.downsample(geometry)
-    whole = [-(-side // factor) * factor for side in shape]
-    rounded = kept_with(sites, ("rounded", factor), lambda: Coordinates(sites.indices, whole, sites.batch_size))
+    whole = [-(-side // step) * step for side, step in zip(shape, steps, strict=True)]
+    rounded = kept_with(sites, ("rounded", steps), lambda: Coordinates(sites.indices, whole, sites.batch_size))
     return rounded.downsample(geometry)

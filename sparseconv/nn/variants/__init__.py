@@ -5,6 +5,17 @@ parameters and their roles are those of the dense layers; see ``docs/variants.md
 """
 
 from sparseconv.nn.variants.base import from_dense_state
+from sparseconv.nn.variants.central_difference import (
+    CentralDifferenceConvolution,
+    SparseCentralDifferenceConv1d,
+    SparseCentralDifferenceConv2d,
+    SparseCentralDifferenceConv3d,
+    SparseCentralDifferenceConv4d,
+    SubMCentralDifferenceConv1d,
+    SubMCentralDifferenceConv2d,
+    SubMCentralDifferenceConv3d,
+    SubMCentralDifferenceConv4d,
+)
 from sparseconv.nn.variants.circle import (
     CircleConvolution,
     SparseCircleConv1d,
@@ -39,6 +50,17 @@ from sparseconv.nn.variants.coord import (
     SubMCoordConv3d,
     SubMCoordConv4d,
 )
+from sparseconv.nn.variants.cross_central_difference import (
+    CrossCentralDifferenceConvolution,
+    SparseCrossCentralDifferenceConv1d,
+    SparseCrossCentralDifferenceConv2d,
+    SparseCrossCentralDifferenceConv3d,
+    SparseCrossCentralDifferenceConv4d,
+    SubMCrossCentralDifferenceConv1d,
+    SubMCrossCentralDifferenceConv2d,
+    SubMCrossCentralDifferenceConv3d,
+    SubMCrossCentralDifferenceConv4d,
+)
 from sparseconv.nn.variants.deformable import (
     DeformConvolution,
     SubMDeformConv1d,
@@ -46,25 +68,16 @@ from sparseconv.nn.variants.deformable import (
     SubMDeformConv3d,
     SubMDeformConv4d,
 )
-from sparseconv.nn.variants.differences import (
-    CentralDifferenceConvolution,
-    CrossCentralDifferenceConvolution,
-    SparseCentralDifferenceConv1d,
-    SparseCentralDifferenceConv2d,
-    SparseCentralDifferenceConv3d,
-    SparseCentralDifferenceConv4d,
-    SparseCrossCentralDifferenceConv1d,
-    SparseCrossCentralDifferenceConv2d,
-    SparseCrossCentralDifferenceConv3d,
-    SparseCrossCentralDifferenceConv4d,
-    SubMCentralDifferenceConv1d,
-    SubMCentralDifferenceConv2d,
-    SubMCentralDifferenceConv3d,
-    SubMCentralDifferenceConv4d,
-    SubMCrossCentralDifferenceConv1d,
-    SubMCrossCentralDifferenceConv2d,
-    SubMCrossCentralDifferenceConv3d,
-    SubMCrossCentralDifferenceConv4d,
+from sparseconv.nn.variants.depthwise_separable import (
+    DepthwiseSeparableConvolution,
+    SparseDepthwiseSeparableConv1d,
+    SparseDepthwiseSeparableConv2d,
+    SparseDepthwiseSeparableConv3d,
+    SparseDepthwiseSeparableConv4d,
+    SubMDepthwiseSeparableConv1d,
+    SubMDepthwiseSeparableConv2d,
+    SubMDepthwiseSeparableConv3d,
+    SubMDepthwiseSeparableConv4d,
 )
 from sparseconv.nn.variants.dynamic import (
     DynamicConvolution,
@@ -161,21 +174,12 @@ from sparseconv.nn.variants.pixel_difference import (
     SubMPixelDifferenceConv3d,
     SubMPixelDifferenceConv4d,
 )
-from sparseconv.nn.variants.separable import (
-    DepthwiseSeparableConvolution,
-    SparseDepthwiseSeparableConv1d,
-    SparseDepthwiseSeparableConv2d,
-    SparseDepthwiseSeparableConv3d,
-    SparseDepthwiseSeparableConv4d,
+from sparseconv.nn.variants.spatially_separable import (
     SparseSpatiallySeparableConv1d,
     SparseSpatiallySeparableConv2d,
     SparseSpatiallySeparableConv3d,
     SparseSpatiallySeparableConv4d,
     SpatiallySeparableConvolution,
-    SubMDepthwiseSeparableConv1d,
-    SubMDepthwiseSeparableConv2d,
-    SubMDepthwiseSeparableConv3d,
-    SubMDepthwiseSeparableConv4d,
     SubMSpatiallySeparableConv1d,
     SubMSpatiallySeparableConv2d,
     SubMSpatiallySeparableConv3d,

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from sparseconv import functional as F
 from sparseconv.functional.variants.placement import check_stride, placed
 from sparseconv.geometry import ConvGeometry
 from sparseconv.kernel_map import KernelMap
 from sparseconv.nn.conv import SparseConvolution
 from sparseconv.nn.module import SparseModule
-from sparseconv.tensor import NamedMap, SparseTensor
+from sparseconv.tensor import NamedMap, SparseTensor, check_sparse
 
 Size = int | Sequence[int]
 
 
+def _with_body_of(own: str | None, base: str | None) -> str | None:
+    """A docstring of its own first, then all but the first paragraph of the base's."""
+    if not own or not base:
+        return own
+    body = inspect.cleandoc(base).partition("\n\n")[2]
+    return f"{inspect.cleandoc(own)}\n\n{body}\n"
+
+
 class DimensionedModule(SparseModule):
-    """A layer whose named classes state their number of axes: ``class SubMThing3d(Thing, ndim=3, subm=True)``."""
+    """A layer whose named classes state their number of axes: ``class SubMThing3d(Thing, ndim=3, subm=True)``.
+
+    The docstring of a named class is completed by that of its base.
+    """
 
     _ndim: ClassVar[int]
     _subm: ClassVar[bool]
@@ -30,6 +43,19 @@ class DimensionedModule(SparseModule):
         super().__init_subclass__(**kwargs)
         if ndim is not None:
             cls._ndim, cls._subm = ndim, subm
+            cls.__doc__ = _with_body_of(cls.__doc__, cls.__mro__[1].__doc__)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse the base of a family, which has no number of axes.
+
+        Raises:
+            TypeError: the class names no number of axes.
+        """
+        if not hasattr(cls, "_ndim"):
+            named = [kind.__name__ for kind in cls.__subclasses__() if getattr(kind, "_ndim", None) == 3]
+            remedy = f"use {' or '.join(named)}, or those of 1, 2 or 4 axes" if named else "derive with ndim=.."
+            raise TypeError(f"{cls.__name__} is a base without a number of axes: {remedy}")
+        return super().__new__(cls)
 
 
 class VariantConvolution(DimensionedModule):
@@ -102,6 +128,31 @@ class VariantConvolution(DimensionedModule):
     def macs(self, input: SparseTensor) -> int:
         """Exact multiply-adds of the layer's own convolution on ``input``; layers inside it count their own."""
         return self.kernel_map(input).macs(self.in_channels, self.out_channels, self.groups)
+
+    def check_features(self, input: SparseTensor) -> None:
+        """Refuse features that the layer's parameters do not fit, before a part of it is run on them.
+
+        Raises:
+            TypeError: no sparse tensor, or features of another type and no autocast.
+            ValueError: other channels.
+        """
+        check_sparse(input, type(self).__name__)
+        if input.features.shape[1] != self.in_channels:
+            raise ValueError(
+                f"{type(self).__name__} was made for {self.in_channels} channels, got features with "
+                f"{input.features.shape[1]}"
+            )
+        weight = next(self.parameters())
+        if input.dtype != weight.dtype and not torch.is_autocast_enabled(input.device.type):
+            raise TypeError(
+                f"features are {input.dtype} and the parameters {weight.dtype}: convert one of them "
+                "(model.half(), x.float(), ..) or use torch.autocast"
+            )
+
+    def sample_means(self, input: SparseTensor) -> Tensor:
+        """Mean features of each sample, 0 where it has no sites: ``[B, C]``; checked as :meth:`check_features`."""
+        self.check_features(input)
+        return F.global_avg_pool(input)
 
     def _window(self) -> tuple[list[int], list[int], list[int], int]:
         return self.stride, self.padding, self.dilation, self.groups

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseconv import functional as F
-from sparseconv.circle_taps import Radius
+from sparseconv.circle_taps import Radius, equal_side
 from sparseconv.functional.variants.folded import fold_taps, folded_map
 from sparseconv.kernel_map import KernelMap
 from sparseconv.nn.conv import SparseConvolution
@@ -23,28 +23,39 @@ from sparseconv.tensor import SparseTensor
 
 
 class CircleConvolution(VariantConvolution):
-    """Circle (2D) or ball (3D) convolution: :func:`sparseconv.functional.circle_conv`.
+    """Convolution with its taps on circles (2D) or spheres (3D): ``[N, C]`` to ``[n_out, O]``.
+
+    Each tap of the square kernel moves along its direction onto the circle of its ring, and its weight is shared
+    linearly among the taps round that place: one convolution with a folded kernel (:meth:`to_conv`). He et al.,
+    "Integrating Large Circular Kernels into CNNs through Neural Architecture Search", arXiv 2107.02451, in 2D;
+    more axes are this library's definition. The function is :func:`sparseconv.functional.circle_conv`.
+
+    The submanifold classes keep the input's sites, row for row: ``[N, O]``. The Sparse classes make every site in
+    reach, sorted: ``[n_out, O]``. Features and parameters have one type (float32, float64, float16 or bfloat16),
+    or are brought to that of autocast.
 
     Args:
         in_channels: ``C``.
         out_channels: ``O``.
-        kernel_size: an odd side; 3, 5 and 7 in the paper.
-        stride: as in :class:`SparseConvolution`; 1 in the submanifold classes.
-        padding: as in :class:`SparseConvolution`; without effect in the submanifold classes.
-        dilation: spacing of the taps.
-        groups: channel groups.
-        bias: whether there is a bias.
-        radius: as in :func:`sparseconv.functional.ball_matrix`.
-        angles: as in :func:`sparseconv.functional.ball_matrix`.
-        indice_key: a name for the map.
-        **factory: device and dtype.
+        kernel_size: an odd side, or the same one for each axis; 3, 5 and 7 in the paper.
+        stride: step of the window, in sites; 1 in the submanifold classes.
+        padding: empty sites on both sides of each axis; without effect in the submanifold classes.
+        dilation: spacing of the taps, in sites.
+        groups: channel groups; must divide both channel numbers.
+        bias: whether to add a learned ``[O]``.
+        radius: of the rings, in taps; see :func:`sparseconv.functional.ball_matrix`.
+        angles: ``"grid"`` keeps each tap's direction, ``"even"`` spaces a ring's taps evenly (2D); see there.
+        indice_key: a name for the map, by which an inverse convolution finds it.
+        **factory: device and dtype of the parameters.
 
     Attributes:
-        weight: ``[O, k, .., k, C / groups]``.
+        weight: ``[O, k, .., k, C / groups]``, before folding.
         bias: ``[O]`` or None.
 
     Raises:
-        ValueError: an even side, or a radius that leaves the kernel.
+        TypeError: a size that is no integer; in the call, no sparse tensor, or features of another type.
+        ValueError: an even side, sides that differ, a radius that leaves the kernel, unknown angles, or a size out
+            of bounds; in the call, features of other channels or axes.
     """
 
     bias: nn.Parameter | None
@@ -53,7 +64,7 @@ class CircleConvolution(VariantConvolution):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int = 3,
+        kernel_size: Size = 3,
         stride: Size = 1,
         padding: Size = 0,
         dilation: Size = 1,
@@ -64,7 +75,7 @@ class CircleConvolution(VariantConvolution):
         indice_key: str | None = None,
         **factory: Any,
     ) -> None:
-        F.ball_matrix(kernel_size, self._ndim, radius, angles)
+        F.ball_matrix(equal_side(kernel_size, self._ndim), self._ndim, radius, angles)
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, indice_key)
         self.radius, self.angles = radius, angles
         self.weight = new_parameter(out_channels, *self.kernel_size, in_channels // groups, **factory)
@@ -113,32 +124,44 @@ class CircleConvolution(VariantConvolution):
 
 
 class SubMCircleConv1d(CircleConvolution, ndim=1, subm=True):
-    """In 1D, on the input's sites; see :class:`CircleConvolution`."""
+    """Circle convolution in 1D on the input's sites: ``[N, C]`` to ``[N, O]``. See :class:`CircleConvolution`."""
 
 
 class SubMCircleConv2d(CircleConvolution, ndim=2, subm=True):
-    """In 2D, on the input's sites; see :class:`CircleConvolution`."""
+    """Circle convolution in 2D on the input's sites: ``[N, C]`` to ``[N, O]``. See :class:`CircleConvolution`."""
 
 
 class SubMCircleConv3d(CircleConvolution, ndim=3, subm=True):
-    """In 3D, on the input's sites; see :class:`CircleConvolution`."""
+    """Ball convolution in 3D on the input's sites: ``[N, C]`` to ``[N, O]``. See :class:`CircleConvolution`."""
 
 
 class SubMCircleConv4d(CircleConvolution, ndim=4, subm=True):
-    """In 4D, on the input's sites; see :class:`CircleConvolution`."""
+    """Ball convolution in 4D on the input's sites: ``[N, C]`` to ``[N, O]``. See :class:`CircleConvolution`."""
 
 
 class SparseCircleConv1d(CircleConvolution, ndim=1):
-    """In 1D, on every site in reach; see :class:`CircleConvolution`."""
+    """Circle convolution in 1D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`CircleConvolution`.
+    """
 
 
 class SparseCircleConv2d(CircleConvolution, ndim=2):
-    """In 2D, on every site in reach; see :class:`CircleConvolution`."""
+    """Circle convolution in 2D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`CircleConvolution`.
+    """
 
 
 class SparseCircleConv3d(CircleConvolution, ndim=3):
-    """In 3D, on every site in reach; see :class:`CircleConvolution`."""
+    """Ball convolution in 3D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`CircleConvolution`.
+    """
 
 
 class SparseCircleConv4d(CircleConvolution, ndim=4):
-    """In 4D, on every site in reach; see :class:`CircleConvolution`."""
+    """Ball convolution in 4D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`CircleConvolution`.
+    """

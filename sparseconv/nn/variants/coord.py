@@ -15,7 +15,11 @@ from sparseconv.tensor import SparseTensor
 
 
 class SparseAddCoords(SparseModule):
-    """Append coordinates to the features: :func:`sparseconv.functional.add_coords`.
+    """Append each site's coordinates to its features: ``[N, C]`` to ``[N, C + D]``, or ``[N, C + D + 1]`` with_r.
+
+    Coordinates run from -1 to 1 over the grid or the sample, in the type of the features, and have no gradient.
+    Liu et al., "An intriguing failing of convolutional neural networks and the CoordConv solution", arXiv
+    1807.03247. The function is :func:`sparseconv.functional.add_coords`.
 
     Args:
         with_r: append the distance from the centre too.
@@ -23,7 +27,8 @@ class SparseAddCoords(SparseModule):
         extent: what spans -1 to 1: ``"grid"`` or the occupied box of each ``"sample"``.
 
     Raises:
-        ValueError: an unknown order or extent.
+        TypeError: in the call, no sparse tensor.
+        ValueError: an unknown order or extent; in the call, an unbounded grid with ``extent="grid"``.
     """
 
     def __init__(self, with_r: bool = False, order: str = "xy", extent: str = "grid") -> None:
@@ -41,25 +46,39 @@ class SparseAddCoords(SparseModule):
 
 
 class CoordConvolution(SparseConvolution, DimensionedModule):
-    """Convolution that sees coordinates: :func:`sparseconv.functional.coord_conv`.
+    """Convolution that sees where it is: ``[N, C]``, with D coordinates appended, to ``[n_out, O]``.
+
+    Liu et al., "An intriguing failing of convolutional neural networks and the CoordConv solution", arXiv
+    1807.03247. An absent voxel counts as zeros, its coordinates included. The function is
+    :func:`sparseconv.functional.coord_conv`; see :class:`SparseAddCoords` for the coordinates.
+
+    The submanifold classes keep the input's sites, row for row: ``[N, O]``. The Sparse classes make every site in
+    reach, sorted: ``[n_out, O]``. Features and parameters have one type (float32, float64, float16 or bfloat16),
+    or are brought to that of autocast.
 
     Args:
-        in_channels: ``C`` of the input; the weight has ``C + D`` or, with_r, ``C + D + 1``.
+        in_channels: ``C`` of the input; the weight reads ``C + D`` or, with_r, ``C + D + 1``.
         out_channels: ``O``.
-        kernel_size: as in :class:`SparseConvolution`, and so are the next five.
-        stride: 1 in the submanifold classes.
-        padding: without effect in the submanifold classes.
-        dilation: see there.
-        groups: see there.
-        bias: see there.
+        kernel_size: one side, or one for each axis; odd in the submanifold classes.
+        stride: step of the window, in sites; 1 in the submanifold classes.
+        padding: empty sites on both sides of each axis; without effect in the submanifold classes.
+        dilation: spacing of the taps, in sites.
+        groups: channel groups; must divide O and the channels that the weight reads.
+        bias: whether to add a learned ``[O]``.
         with_r: append the distance from the centre too.
         order: as in :class:`SparseAddCoords`.
         extent: as in :class:`SparseAddCoords`.
-        indice_key: a name for the map.
-        **factory: device and dtype.
+        indice_key: a name for the map, by which an inverse convolution finds it.
+        **factory: device and dtype of the parameters.
+
+    Attributes:
+        weight: ``[O, *kernel, (C + D) / groups]``, or ``(C + D + 1) / groups``.
+        bias: ``[O]`` or None.
 
     Raises:
-        ValueError: an unknown order or extent.
+        TypeError: a size that is no integer; in the call, no sparse tensor, or features of another type.
+        ValueError: an unknown order or extent, or a size that cannot work; in the call, an unbounded grid with
+            ``extent="grid"``, or features of other channels or axes.
     """
 
     def __init__(
@@ -125,32 +144,56 @@ class CoordConvolution(SparseConvolution, DimensionedModule):
 
 
 class SubMCoordConv1d(CoordConvolution, ndim=1, subm=True):
-    """In 1D, on the input's sites; see :class:`CoordConvolution`."""
+    """Convolution with coordinates in 1D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`CoordConvolution`.
+    """
 
 
 class SubMCoordConv2d(CoordConvolution, ndim=2, subm=True):
-    """In 2D, on the input's sites; see :class:`CoordConvolution`."""
+    """Convolution with coordinates in 2D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`CoordConvolution`.
+    """
 
 
 class SubMCoordConv3d(CoordConvolution, ndim=3, subm=True):
-    """In 3D, on the input's sites; see :class:`CoordConvolution`."""
+    """Convolution with coordinates in 3D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`CoordConvolution`.
+    """
 
 
 class SubMCoordConv4d(CoordConvolution, ndim=4, subm=True):
-    """In 4D, on the input's sites; see :class:`CoordConvolution`."""
+    """Convolution with coordinates in 4D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`CoordConvolution`.
+    """
 
 
 class SparseCoordConv1d(CoordConvolution, ndim=1):
-    """In 1D, on every site in reach; see :class:`CoordConvolution`."""
+    """Convolution with coordinates in 1D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`CoordConvolution`.
+    """
 
 
 class SparseCoordConv2d(CoordConvolution, ndim=2):
-    """In 2D, on every site in reach; see :class:`CoordConvolution`."""
+    """Convolution with coordinates in 2D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`CoordConvolution`.
+    """
 
 
 class SparseCoordConv3d(CoordConvolution, ndim=3):
-    """In 3D, on every site in reach; see :class:`CoordConvolution`."""
+    """Convolution with coordinates in 3D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`CoordConvolution`.
+    """
 
 
 class SparseCoordConv4d(CoordConvolution, ndim=4):
-    """In 4D, on every site in reach; see :class:`CoordConvolution`."""
+    """Convolution with coordinates in 4D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`CoordConvolution`.
+    """

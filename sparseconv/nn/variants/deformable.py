@@ -10,32 +10,40 @@ from torch import nn
 from sparseconv import functional as F
 from sparseconv.functional.variants.deformable import count_samples
 from sparseconv.functional.variants.differences import check_missing
-from sparseconv.geometry import per_axis
+from sparseconv.geometry import MAX_STEP, per_axis
 from sparseconv.nn.conv import SparseConvolution
 from sparseconv.nn.variants.base import Size, VariantConvolution, new_parameter, uniform_by_fan_
 from sparseconv.tensor import SparseTensor
 
 
 class DeformConvolution(VariantConvolution):
-    """Deformable submanifold convolution: :func:`sparseconv.functional.deform_conv`.
+    """Deformable submanifold convolution: ``[N, C]`` to ``[N, O]`` on the same sites, read between voxels.
 
-    Called with a tensor alone, it predicts its offsets (and mask) by a submanifold convolution of the same kernel
-    that starts at zero: a plain convolution at first, with modulation half of one. The papers train that
-    convolution at a tenth of the learning rate.
+    Each site moves its taps by offsets of its own and reads there linearly between the ``2^D`` voxels round the
+    place, its own sample's only. Dai et al., "Deformable Convolutional Networks", arXiv 1703.06211; with a mask
+    Zhu et al., "Deformable ConvNets v2", arXiv 1811.11168; both on images. The function is
+    :func:`sparseconv.functional.deform_conv`.
+
+    Called with a tensor alone, the layer predicts its offsets (and mask) by a submanifold convolution of the same
+    kernel that starts at zero: a plain convolution at first, with modulation half of one. The papers train that
+    convolution at a tenth of the learning rate. Called with offsets ``[N, G taps D]`` (and a mask ``[N, G taps]``)
+    on the input's sites, it uses those. Offsets are in sites, axes in the order of the indices. Features and
+    parameters have one type (float32, float64, float16 or bfloat16), or are brought to that of autocast; places
+    are computed in float32 or wider.
 
     Args:
         in_channels: ``C``.
         out_channels: ``O``.
-        kernel_size: odd sides.
+        kernel_size: one odd side, or one for each axis.
         stride: 1; here so that the arguments stand as in the dense layer.
         padding: without effect; likewise.
-        dilation: spacing of the taps.
-        groups: channel groups of the weight.
-        bias: whether there is a bias.
-        offset_groups: ``G``, channel groups with offsets of their own.
+        dilation: spacing of the taps before they move, in sites.
+        groups: channel groups of the weight; must divide both channel numbers.
+        bias: whether to add a learned ``[O]``.
+        offset_groups: ``G``, channel groups with offsets of their own; must divide C.
         modulated: predict a mask as well (version 2).
         missing: ``"zero"`` (an absent voxel is 0) or ``"ignore"`` (the shares of those that exist sum to 1).
-        **factory: device and dtype.
+        **factory: device and dtype of the parameters.
 
     Attributes:
         weight: ``[O, *kernel, C / groups]``.
@@ -43,7 +51,10 @@ class DeformConvolution(VariantConvolution):
         offset_conv: from C to ``D G taps`` channels, or ``(D + 1) G taps`` with the mask last.
 
     Raises:
-        ValueError: an even side, or channels that do not divide.
+        TypeError: a size that is no integer; in the call, no sparse tensor, or features of another type.
+        ValueError: an even side, another stride, channels that do not divide, or an unknown ``missing``; in the
+            call, features of other channels or axes, offsets or a mask of another shape or on other sites, or a
+            mask without offsets.
     """
 
     bias: nn.Parameter | None
@@ -63,6 +74,11 @@ class DeformConvolution(VariantConvolution):
         missing: str = "zero",
         **factory: Any,
     ) -> None:
+        if any(step != 1 for step in per_axis(stride, self._ndim, "stride", minimum=1, maximum=MAX_STEP)):
+            raise ValueError(
+                f"a deformable layer keeps the input's sites: stride must be 1, got {stride}. Put a SparseConv "
+                "layer with the stride before or behind it"
+            )
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
         per_axis(offset_groups, 1, "offset_groups", minimum=1, maximum=1 << 16)
         check_missing(missing)
@@ -145,16 +161,28 @@ class DeformConvolution(VariantConvolution):
 
 
 class SubMDeformConv1d(DeformConvolution, ndim=1, subm=True):
-    """In 1D, on the input's sites; see :class:`DeformConvolution`."""
+    """Deformable convolution in 1D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`DeformConvolution`.
+    """
 
 
 class SubMDeformConv2d(DeformConvolution, ndim=2, subm=True):
-    """In 2D, on the input's sites; see :class:`DeformConvolution`."""
+    """Deformable convolution in 2D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`DeformConvolution`.
+    """
 
 
 class SubMDeformConv3d(DeformConvolution, ndim=3, subm=True):
-    """In 3D, on the input's sites; see :class:`DeformConvolution`."""
+    """Deformable convolution in 3D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`DeformConvolution`.
+    """
 
 
 class SubMDeformConv4d(DeformConvolution, ndim=4, subm=True):
-    """In 4D, on the input's sites; see :class:`DeformConvolution`."""
+    """Deformable convolution in 4D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`DeformConvolution`.
+    """

@@ -7,40 +7,50 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseconv import functional as F
 from sparseconv.nn.variants.base import Size
 from sparseconv.nn.variants.mixture import MixtureConvolution
 from sparseconv.tensor import SparseTensor
 
 
 class DynamicConvolution(MixtureConvolution):
-    """Dynamic convolution: kernels mixed with ``softmax(fc2(relu(fc1(mean(x)))) / temperature)``.
+    """Dynamic convolution: ``[N, C]`` to ``[n_out, O]``, a kernel mixed for each sample by a softmax attention.
 
-    Chen et al., "Dynamic Convolution: Attention over Convolution Kernels", arXiv 1912.03458. A high temperature at
-    first trains all kernels; :meth:`update_temperature` lowers it. See :func:`sparseconv.functional.mixture_conv`.
+    ``W[n] = sum over k of a[n, k] W_k`` with ``a = softmax(fc2(relu(fc1(mean(x)))) / temperature)``, the mean over
+    the sample's voxels (0 where it has none). A high temperature at first trains all kernels;
+    :meth:`update_temperature` lowers it. Chen et al., "Dynamic Convolution: Attention over Convolution Kernels",
+    arXiv 1912.03458. The function is :func:`sparseconv.functional.mixture_conv`.
+
+    The submanifold classes keep the input's sites, row for row: ``[N, O]``. The Sparse classes make every site in
+    reach, sorted: ``[n_out, O]``. Features and parameters have one type (float32, float64, float16 or bfloat16),
+    or are brought to that of autocast.
 
     Args:
         in_channels: ``C``.
         out_channels: ``O``.
-        kernel_size: of the kernels.
+        kernel_size: one side, or one for each axis; odd in the submanifold classes.
         ratio: hidden units are ``int(C ratio) + 1``, or K for three input channels.
-        stride: as in :class:`CondConvolution`, and so are the next four.
-        padding: see there.
-        dilation: see there.
-        groups: see there.
-        bias: see there.
+        stride: step of the window, in sites; 1 in the submanifold classes.
+        padding: empty sites on both sides of each axis; without effect in the submanifold classes.
+        dilation: spacing of the taps, in sites.
+        groups: channel groups; must divide both channel numbers.
+        bias: whether each kernel has a bias, mixed as the kernels are.
         K: number of kernels.
         temperature: of the softmax; saved with the state.
         init_weight: Kaiming's initial values and zero biases, as the known code has, instead of torch's.
-        indice_key: a name for the map.
-        **factory: device and dtype.
+        indice_key: a name for the map, by which an inverse convolution finds it.
+        **factory: device and dtype of the parameters.
 
     Attributes:
+        weight: ``[K, O, *kernel, C / groups]``.
+        bias: ``[K, O]`` or None.
         fc1: linear layer from C to the hidden units, without bias.
         fc2: linear layer from there to K.
+        temperature: float32 scalar.
 
     Raises:
-        ValueError: the temperature is not positive.
+        TypeError: a size that is no integer; in the call, no sparse tensor, or features of another type.
+        ValueError: a temperature that is not positive, a negative ratio, or a size that cannot work; in the call,
+            features of other channels or axes.
     """
 
     temperature: Tensor
@@ -77,6 +87,8 @@ class DynamicConvolution(MixtureConvolution):
         )
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
+        if ratio < 0:
+            raise ValueError(f"ratio must not be negative, got {ratio}")
         hidden = K if in_channels == 3 else int(in_channels * ratio) + 1
         self.fc1 = nn.Linear(in_channels, hidden, bias=False, **factory)
         self.fc2 = nn.Linear(hidden, K, **factory)
@@ -103,7 +115,7 @@ class DynamicConvolution(MixtureConvolution):
 
     def attention(self, input: SparseTensor) -> Tensor:
         """Share of each kernel: ``[B, K]``, rows sum to 1."""
-        scores = self.fc2(torch.relu(self.fc1(F.global_avg_pool(input))))
+        scores = self.fc2(torch.relu(self.fc1(self.sample_means(input))))
         return torch.softmax(scores / self.temperature.to(scores.dtype), dim=1)
 
     def update_temperature(self, step: float = 3.0, final: float = 1.0) -> None:
@@ -116,32 +128,56 @@ class DynamicConvolution(MixtureConvolution):
 
 
 class SubMDynamicConv1d(DynamicConvolution, ndim=1, subm=True):
-    """In 1D, on the input's sites; see :class:`DynamicConvolution`."""
+    """Dynamic convolution in 1D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`DynamicConvolution`.
+    """
 
 
 class SubMDynamicConv2d(DynamicConvolution, ndim=2, subm=True):
-    """In 2D, on the input's sites; see :class:`DynamicConvolution`."""
+    """Dynamic convolution in 2D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`DynamicConvolution`.
+    """
 
 
 class SubMDynamicConv3d(DynamicConvolution, ndim=3, subm=True):
-    """In 3D, on the input's sites; see :class:`DynamicConvolution`."""
+    """Dynamic convolution in 3D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`DynamicConvolution`.
+    """
 
 
 class SubMDynamicConv4d(DynamicConvolution, ndim=4, subm=True):
-    """In 4D, on the input's sites; see :class:`DynamicConvolution`."""
+    """Dynamic convolution in 4D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`DynamicConvolution`.
+    """
 
 
 class SparseDynamicConv1d(DynamicConvolution, ndim=1):
-    """In 1D, on every site in reach; see :class:`DynamicConvolution`."""
+    """Dynamic convolution in 1D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`DynamicConvolution`.
+    """
 
 
 class SparseDynamicConv2d(DynamicConvolution, ndim=2):
-    """In 2D, on every site in reach; see :class:`DynamicConvolution`."""
+    """Dynamic convolution in 2D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`DynamicConvolution`.
+    """
 
 
 class SparseDynamicConv3d(DynamicConvolution, ndim=3):
-    """In 3D, on every site in reach; see :class:`DynamicConvolution`."""
+    """Dynamic convolution in 3D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`DynamicConvolution`.
+    """
 
 
 class SparseDynamicConv4d(DynamicConvolution, ndim=4):
-    """In 4D, on every site in reach; see :class:`DynamicConvolution`."""
+    """Dynamic convolution in 4D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`DynamicConvolution`.
+    """

@@ -15,30 +15,40 @@ from sparseconv.tensor import SparseTensor
 
 
 class DRConvolution(VariantConvolution):
-    """Dynamic region-aware convolution: :func:`sparseconv.functional.dr_conv`.
+    """Dynamic region-aware convolution: ``[N, C]`` to ``[n_out, O]``, one of m kernels for each output site.
 
-    The kernels of each sample and region are ``sum over w of r[n, j, w] W_w`` with ``r = 2 sigmoid(FC(mean(x))) /
-    num_kernels``, the ``"mix"`` generator of the dense layer: the paper's, which pools the image to the kernel's
-    size, has no natural form on voxels. The guide is a convolution of the layer's geometry.
+    A guide, a convolution of the layer's geometry to m channels, picks each site's kernel: the multiply-adds of
+    one convolution. The kernels of each sample and region are ``sum over w of r[n, j, w] W_w`` with
+    ``r = 2 sigmoid(FC(mean(x))) / num_kernels``, the ``"mix"`` generator of the dense layer: the paper's, which
+    pools the image to the kernel's size, has no natural form on voxels. Chen et al., "Dynamic Region-Aware
+    Convolution", arXiv 2003.12243. The function, with its gradient, is :func:`sparseconv.functional.dr_conv`.
+
+    The submanifold classes keep the input's sites, row for row: ``[N, O]``. The Sparse classes make every site in
+    reach, sorted: ``[n_out, O]``. Features and parameters have one type (float32, float64, float16 or bfloat16),
+    or are brought to that of autocast.
 
     Args:
         in_channels: ``C``.
         out_channels: ``O``.
-        kernel_size: of the kernels.
+        kernel_size: one side, or one for each axis; odd in the submanifold classes.
         region_num: ``m``.
-        stride: as in :class:`SparseConvolution`; 1 in the submanifold classes.
-        padding: as in :class:`SparseConvolution`; without effect in the submanifold classes.
-        dilation: spacing of the taps.
-        bias: whether there is a bias, the same for all regions.
+        stride: step of the window, in sites; 1 in the submanifold classes.
+        padding: empty sites on both sides of each axis; without effect in the submanifold classes.
+        dilation: spacing of the taps, in sites.
+        bias: whether to add a learned ``[O]``, the same for all regions.
         num_kernels: kernels that are mixed.
-        indice_key: a name for the map.
-        **factory: device and dtype.
+        indice_key: a name for the map, by which an inverse convolution finds it.
+        **factory: device and dtype of the parameters.
 
     Attributes:
         guide: the convolution from C to m channels.
         routing: linear layer from C to ``m num_kernels``.
         weight: ``[num_kernels, O, *kernel, C]``.
         bias: ``[O]`` or None.
+
+    Raises:
+        TypeError: a size that is no integer; in the call, no sparse tensor, or features of another type.
+        ValueError: a size that cannot work; in the call, features of other channels or axes.
     """
 
     bias: nn.Parameter | None
@@ -58,6 +68,7 @@ class DRConvolution(VariantConvolution):
         **factory: Any,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, 1, indice_key)
+        per_axis(region_num, 1, "region_num", minimum=1, maximum=1 << 16)
         per_axis(num_kernels, 1, "num_kernels", minimum=1, maximum=1 << 16)
         self.region_num = region_num
         self.guide = SparseConvolution(
@@ -84,7 +95,7 @@ class DRConvolution(VariantConvolution):
 
     def kernels(self, input: SparseTensor) -> Tensor:
         """Kernels of each sample and region: ``[B, m, O, *kernel, C]``."""
-        scores = self.routing(F.global_avg_pool(input)).unflatten(1, (self.region_num, -1))
+        scores = self.routing(self.sample_means(input)).unflatten(1, (self.region_num, -1))
         # Autocast would round the kernels before they are mixed.
         with torch.autocast(self.weight.device.type, enabled=False):
             shares = 2 * torch.sigmoid(scores.to(self.weight)) / len(self.weight)
@@ -111,32 +122,56 @@ class DRConvolution(VariantConvolution):
 
 
 class SubMDRConv1d(DRConvolution, ndim=1, subm=True):
-    """In 1D, on the input's sites; see :class:`DRConvolution`."""
+    """Dynamic region-aware convolution in 1D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`DRConvolution`.
+    """
 
 
 class SubMDRConv2d(DRConvolution, ndim=2, subm=True):
-    """In 2D, on the input's sites; see :class:`DRConvolution`."""
+    """Dynamic region-aware convolution in 2D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`DRConvolution`.
+    """
 
 
 class SubMDRConv3d(DRConvolution, ndim=3, subm=True):
-    """In 3D, on the input's sites; see :class:`DRConvolution`."""
+    """Dynamic region-aware convolution in 3D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`DRConvolution`.
+    """
 
 
 class SubMDRConv4d(DRConvolution, ndim=4, subm=True):
-    """In 4D, on the input's sites; see :class:`DRConvolution`."""
+    """Dynamic region-aware convolution in 4D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`DRConvolution`.
+    """
 
 
 class SparseDRConv1d(DRConvolution, ndim=1):
-    """In 1D, on every site in reach; see :class:`DRConvolution`."""
+    """Dynamic region-aware convolution in 1D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`DRConvolution`.
+    """
 
 
 class SparseDRConv2d(DRConvolution, ndim=2):
-    """In 2D, on every site in reach; see :class:`DRConvolution`."""
+    """Dynamic region-aware convolution in 2D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`DRConvolution`.
+    """
 
 
 class SparseDRConv3d(DRConvolution, ndim=3):
-    """In 3D, on every site in reach; see :class:`DRConvolution`."""
+    """Dynamic region-aware convolution in 3D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`DRConvolution`.
+    """
 
 
 class SparseDRConv4d(DRConvolution, ndim=4):
-    """In 4D, on every site in reach; see :class:`DRConvolution`."""
+    """Dynamic region-aware convolution in 4D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`DRConvolution`.
+    """

@@ -14,31 +14,39 @@ from sparseconv.tensor import SparseTensor
 
 
 class DyNetConvolution(VariantConvolution):
-    """Dynamic convolution of DyNet: a mixture of ``group_size`` kernels for each output channel.
+    """Dynamic convolution of DyNet: ``[N, C]`` to ``[n_out, O]``, a mixture of kernels for each output channel.
 
-    ``w[n, t] = sum over i of eta[n, t, i] w[t, i]`` with ``eta = sigmoid(FC(mean(x)))``. Zhang et al., "DyNet:
-    Dynamic Convolution for Accelerating Convolutional Neural Networks", arXiv 2004.10694; no public implementation
-    of the authors was found, so the kernel order ``t group_size + i`` is this library's. See
-    :func:`sparseconv.functional.mixture_conv`.
+    ``w[n, t] = sum over i of eta[n, t, i] w[t, i]`` with ``eta = sigmoid(FC(mean(x)))``, the mean over the
+    sample's voxels (0 where it has none). Zhang et al., "DyNet: Dynamic Convolution for Accelerating Convolutional
+    Neural Networks", arXiv 2004.10694; no public implementation of the authors was found, so the kernel order
+    ``t group_size + i`` is this library's. The function is :func:`sparseconv.functional.mixture_conv`.
+
+    The submanifold classes keep the input's sites, row for row: ``[N, O]``. The Sparse classes make every site in
+    reach, sorted: ``[n_out, O]``. Features and parameters have one type (float32, float64, float16 or bfloat16),
+    or are brought to that of autocast.
 
     Args:
         in_channels: ``C``.
         out_channels: ``O``.
-        kernel_size: of the kernels.
-        stride: as in :class:`CondConvolution`, and so are the next three.
-        padding: see there.
-        dilation: see there.
-        groups: see there.
-        bias: whether there is a bias; it is not mixed.
+        kernel_size: one side, or one for each axis; odd in the submanifold classes.
+        stride: step of the window, in sites; 1 in the submanifold classes.
+        padding: empty sites on both sides of each axis; without effect in the submanifold classes.
+        dilation: spacing of the taps, in sites.
+        groups: channel groups; must divide both channel numbers.
+        bias: whether to add a learned ``[O]``; it is not mixed.
         group_size: kernels that each output channel mixes.
         hidden: units of a hidden layer with ReLU before the coefficients; none by default.
-        indice_key: a name for the map.
-        **factory: device and dtype.
+        indice_key: a name for the map, by which an inverse convolution finds it.
+        **factory: device and dtype of the parameters.
 
     Attributes:
         weight: ``[O * group_size, *kernel, C / groups]``.
         bias: ``[O]`` or None.
         coefficients: from C to ``O * group_size``.
+
+    Raises:
+        TypeError: a size that is no integer; in the call, no sparse tensor, or features of another type.
+        ValueError: a size that cannot work; in the call, features of other channels or axes.
     """
 
     bias: nn.Parameter | None
@@ -60,6 +68,8 @@ class DyNetConvolution(VariantConvolution):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, indice_key)
         per_axis(group_size, 1, "group_size", minimum=1, maximum=1 << 16)
+        if hidden is not None:
+            per_axis(hidden, 1, "hidden", minimum=1, maximum=1 << 24)
         self.group_size = group_size
         outputs = out_channels * group_size
         self.weight = new_parameter(outputs, *self.kernel_size, in_channels // groups, **factory)
@@ -81,7 +91,7 @@ class DyNetConvolution(VariantConvolution):
 
     def eta(self, input: SparseTensor) -> Tensor:
         """Coefficients ``[B, O, group_size]``."""
-        scores: Tensor = self.coefficients(F.global_avg_pool(input))
+        scores: Tensor = self.coefficients(self.sample_means(input))
         return torch.sigmoid(scores).unflatten(1, (self.out_channels, self.group_size))
 
     def forward(self, input: SparseTensor, fusion: str = "kernel") -> SparseTensor:
@@ -104,32 +114,56 @@ class DyNetConvolution(VariantConvolution):
 
 
 class SubMDyNetConv1d(DyNetConvolution, ndim=1, subm=True):
-    """In 1D, on the input's sites; see :class:`DyNetConvolution`."""
+    """Dynamic convolution of DyNet in 1D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`DyNetConvolution`.
+    """
 
 
 class SubMDyNetConv2d(DyNetConvolution, ndim=2, subm=True):
-    """In 2D, on the input's sites; see :class:`DyNetConvolution`."""
+    """Dynamic convolution of DyNet in 2D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`DyNetConvolution`.
+    """
 
 
 class SubMDyNetConv3d(DyNetConvolution, ndim=3, subm=True):
-    """In 3D, on the input's sites; see :class:`DyNetConvolution`."""
+    """Dynamic convolution of DyNet in 3D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`DyNetConvolution`.
+    """
 
 
 class SubMDyNetConv4d(DyNetConvolution, ndim=4, subm=True):
-    """In 4D, on the input's sites; see :class:`DyNetConvolution`."""
+    """Dynamic convolution of DyNet in 4D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`DyNetConvolution`.
+    """
 
 
 class SparseDyNetConv1d(DyNetConvolution, ndim=1):
-    """In 1D, on every site in reach; see :class:`DyNetConvolution`."""
+    """Dynamic convolution of DyNet in 1D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`DyNetConvolution`.
+    """
 
 
 class SparseDyNetConv2d(DyNetConvolution, ndim=2):
-    """In 2D, on every site in reach; see :class:`DyNetConvolution`."""
+    """Dynamic convolution of DyNet in 2D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`DyNetConvolution`.
+    """
 
 
 class SparseDyNetConv3d(DyNetConvolution, ndim=3):
-    """In 3D, on every site in reach; see :class:`DyNetConvolution`."""
+    """Dynamic convolution of DyNet in 3D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`DyNetConvolution`.
+    """
 
 
 class SparseDyNetConv4d(DyNetConvolution, ndim=4):
-    """In 4D, on every site in reach; see :class:`DyNetConvolution`."""
+    """Dynamic convolution of DyNet in 4D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`DyNetConvolution`.
+    """

@@ -12,7 +12,7 @@ from sparseconv.geometry import per_axis
 from sparseconv.nn.conv import SparseConvolution
 from sparseconv.nn.module import SparseModule
 from sparseconv.nn.variants.base import DimensionedModule, Size, plain_convolution
-from sparseconv.nn.variants.separable import product_kernel, refuse_submanifold, same_padding, stage_along
+from sparseconv.nn.variants.stages import product_kernel, refuse_submanifold, same_padding, stage_along
 from sparseconv.tensor import SparseTensor
 
 # Names of the stages, last axis last.
@@ -84,29 +84,36 @@ class FlattenedSet(SparseModule):
 
 
 class FlattenedConvolution(DimensionedModule):
-    """Sets of a lateral convolution and one along each axis: :func:`sparseconv.functional.flattened_conv`.
+    """Sets of a convolution across channels and one along each axis of each channel: ``[N, C]`` to ``[n_out, F]``.
 
-    The Sparse classes make the sites of each stage; without biases one set is one convolution (:meth:`to_conv`).
-    **The submanifold classes are another operator**: a path over an absent voxel is lost.
+    The Sparse classes make the sites of each stage, sorted; without biases one set is one convolution of rank 1
+    (:meth:`to_conv`). **The submanifold classes are another operator**: they keep the N sites, row for row, and a
+    path over an absent voxel is lost. Jin et al., "Flattened Convolutional Neural Networks for Feedforward
+    Acceleration", arXiv 1412.5474. The function of one set is :func:`sparseconv.functional.flattened_conv`.
+
+    Features and parameters have one type (float32, float64, float16 or bfloat16), or are brought to that of
+    autocast.
 
     Args:
         in_channels: ``C`` of the first set; the others have ``out_channels``.
         out_channels: ``F``.
-        kernel_size: one side, or one for each axis.
-        stride: of the first set; the others have 1. 1 in the submanifold classes.
+        kernel_size: one side, or one for each axis; odd in the submanifold classes.
+        stride: step of the first set's windows, in sites; the others have 1. 1 in the submanifold classes.
         padding: of every set; ``dilation * (kernel_size // 2)`` by default; without effect in the submanifold
             classes.
         num_sets: sets one after the other; the paper stacks 2.
         bias: whether each convolution has a bias.
-        dilation: spacing of the taps.
-        **factory: device and dtype.
+        dilation: spacing of the taps, in sites.
+        **factory: device and dtype of the parameters.
 
     Attributes:
         sets: each with ``lateral`` and, by axis, ``vertical`` and ``horizontal`` (after ``depth`` in 3D and
             ``time`` in 4D).
 
     Raises:
-        ValueError: ``num_sets`` is not positive.
+        TypeError: a size that is no integer; in the call, no sparse tensor, or features of another type.
+        ValueError: ``num_sets`` is not positive, or a size that cannot work; in the call, features of other
+            channels or axes.
     """
 
     def __init__(
@@ -168,32 +175,56 @@ class FlattenedConvolution(DimensionedModule):
 
 
 class SubMFlattenedConv1d(FlattenedConvolution, ndim=1, subm=True):
-    """In 1D, on the input's sites; see :class:`FlattenedConvolution`."""
+    """Flattened convolution in 1D on the input's sites: ``[N, C]`` to ``[N, F]``.
+
+    See :class:`FlattenedConvolution`.
+    """
 
 
 class SubMFlattenedConv2d(FlattenedConvolution, ndim=2, subm=True):
-    """In 2D, on the input's sites; see :class:`FlattenedConvolution`."""
+    """Flattened convolution in 2D on the input's sites: ``[N, C]`` to ``[N, F]``.
+
+    See :class:`FlattenedConvolution`.
+    """
 
 
 class SubMFlattenedConv3d(FlattenedConvolution, ndim=3, subm=True):
-    """In 3D, on the input's sites; see :class:`FlattenedConvolution`."""
+    """Flattened convolution in 3D on the input's sites: ``[N, C]`` to ``[N, F]``.
+
+    See :class:`FlattenedConvolution`.
+    """
 
 
 class SubMFlattenedConv4d(FlattenedConvolution, ndim=4, subm=True):
-    """In 4D, on the input's sites; see :class:`FlattenedConvolution`."""
+    """Flattened convolution in 4D on the input's sites: ``[N, C]`` to ``[N, F]``.
+
+    See :class:`FlattenedConvolution`.
+    """
 
 
 class SparseFlattenedConv1d(FlattenedConvolution, ndim=1):
-    """In 1D, on every site in reach; see :class:`FlattenedConvolution`."""
+    """Flattened convolution in 1D on every site in reach: ``[N, C]`` to ``[n_out, F]``.
+
+    See :class:`FlattenedConvolution`.
+    """
 
 
 class SparseFlattenedConv2d(FlattenedConvolution, ndim=2):
-    """In 2D, on every site in reach; see :class:`FlattenedConvolution`."""
+    """Flattened convolution in 2D on every site in reach: ``[N, C]`` to ``[n_out, F]``.
+
+    See :class:`FlattenedConvolution`.
+    """
 
 
 class SparseFlattenedConv3d(FlattenedConvolution, ndim=3):
-    """In 3D, on every site in reach; see :class:`FlattenedConvolution`."""
+    """Flattened convolution in 3D on every site in reach: ``[N, C]`` to ``[n_out, F]``.
+
+    See :class:`FlattenedConvolution`.
+    """
 
 
 class SparseFlattenedConv4d(FlattenedConvolution, ndim=4):
-    """In 4D, on every site in reach; see :class:`FlattenedConvolution`."""
+    """Flattened convolution in 4D on every site in reach: ``[N, C]`` to ``[n_out, F]``.
+
+    See :class:`FlattenedConvolution`.
+    """

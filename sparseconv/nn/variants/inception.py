@@ -24,24 +24,37 @@ from sparseconv.tensor import SparseTensor
 
 
 class ICConvolution(VariantConvolution):
-    """Inception convolution: :func:`sparseconv.functional.ic_conv`.
+    """Inception convolution: ``[N, C]`` to ``[n_out, O]``, a dilation of its own for each output channel.
+
+    Every pattern is padded so that all have the same grid. Liu et al., "Inception Convolution with Efficient
+    Dilation Search", arXiv 2012.13587. The function is :func:`sparseconv.functional.ic_conv`;
+    :func:`sparseconv.functional.search_dilation` finds patterns.
+
+    The submanifold classes keep the input's sites, row for row: ``[N, O]``. The Sparse classes make every site
+    that some pattern reaches, sorted: ``[n_out, O]``. Features and parameters have one type (float32, float64,
+    float16 or bfloat16), or are brought to that of autocast.
 
     Args:
-        pattern_dist: ``{"(dy-1, dx-1)": channels}``, one number for each axis; output channels stand in its order.
+        pattern_dist: ``{"(d_0 - 1, d_1 - 1, ..)": channels}``, one number for each axis, or tuples for the keys;
+            output channels stand in its order. The channels sum to O.
         inplanes: ``C``.
         planes: ``O``.
-        kernel_size: odd sides.
-        stride: as in :class:`SparseConvolution`; 1 in the submanifold classes.
-        groups: channel groups within each pattern.
-        bias: whether there is a bias.
-        **factory: device and dtype.
+        kernel_size: one odd side, or one for each axis.
+        stride: step of the window, in sites; 1 in the submanifold classes.
+        groups: channel groups within each pattern; must divide C and the channels of each pattern.
+        bias: whether to add a learned ``[O]``.
+        **factory: device and dtype of the parameters.
 
     Attributes:
         weight: ``[O, *kernel, C / groups]``.
         bias: ``[O]`` or None.
+        patterns: dilations and channels, in order.
 
     Raises:
-        ValueError: channels that do not sum to ``planes`` or do not divide by ``groups``, or an even kernel side.
+        TypeError: a size that is no integer, or no mapping; in the call, no sparse tensor, or features of another
+            type.
+        ValueError: channels that do not sum to O or do not divide by ``groups``, keys that are no dilations, or an
+            even side; in the call, features of other channels or axes.
     """
 
     bias: nn.Parameter | None
@@ -120,32 +133,44 @@ class ICConvolution(VariantConvolution):
 
 
 class SubMICConv1d(ICConvolution, ndim=1, subm=True):
-    """In 1D, on the input's sites; see :class:`ICConvolution`."""
+    """Inception convolution in 1D on the input's sites: ``[N, C]`` to ``[N, O]``. See :class:`ICConvolution`."""
 
 
 class SubMICConv2d(ICConvolution, ndim=2, subm=True):
-    """In 2D, on the input's sites; see :class:`ICConvolution`."""
+    """Inception convolution in 2D on the input's sites: ``[N, C]`` to ``[N, O]``. See :class:`ICConvolution`."""
 
 
 class SubMICConv3d(ICConvolution, ndim=3, subm=True):
-    """In 3D, on the input's sites; see :class:`ICConvolution`."""
+    """Inception convolution in 3D on the input's sites: ``[N, C]`` to ``[N, O]``. See :class:`ICConvolution`."""
 
 
 class SubMICConv4d(ICConvolution, ndim=4, subm=True):
-    """In 4D, on the input's sites; see :class:`ICConvolution`."""
+    """Inception convolution in 4D on the input's sites: ``[N, C]`` to ``[N, O]``. See :class:`ICConvolution`."""
 
 
 class SparseICConv1d(ICConvolution, ndim=1):
-    """In 1D, on every site in reach; see :class:`ICConvolution`."""
+    """Inception convolution in 1D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`ICConvolution`.
+    """
 
 
 class SparseICConv2d(ICConvolution, ndim=2):
-    """In 2D, on every site in reach; see :class:`ICConvolution`."""
+    """Inception convolution in 2D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`ICConvolution`.
+    """
 
 
 class SparseICConv3d(ICConvolution, ndim=3):
-    """In 3D, on every site in reach; see :class:`ICConvolution`."""
+    """Inception convolution in 3D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`ICConvolution`.
+    """
 
 
 class SparseICConv4d(ICConvolution, ndim=4):
-    """In 4D, on every site in reach; see :class:`ICConvolution`."""
+    """Inception convolution in 4D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`ICConvolution`.
+    """

@@ -13,26 +13,33 @@ from sparseconv.tensor import SparseTensor, check_sparse
 
 
 class OctaveConvolution(DimensionedModule):
-    """Octave convolution: :func:`sparseconv.functional.octave_conv`.
+    """Octave convolution: (``[N, C_h]``, ``[M, C_l]``) to (``[n_out, O_h]``, ``[m_out, O_l]``), low at half size.
+
+    The low frequency lies on the occupied cells ``floor(site / 2)`` of the high one. Four submanifold
+    convolutions, high to high, low to high, high to low and low to low, run on the sites of their level; what
+    crosses is pooled (the mean of a cell) or repeated. Stride 2 pools before it convolves, all but what goes from
+    low to high. Chen et al., "Drop an Octave", arXiv 1904.05049. The function is
+    :func:`sparseconv.functional.octave_conv`.
 
     ``alpha_in=0`` makes a first layer, which takes one tensor; ``alpha_out=0`` a last one, which returns one. In
-    between, input and output are pairs (high, low). Depthwise layers have no paths between the frequencies. Each
-    path is a submanifold convolution on the sites of its level.
+    between, input and output are pairs (high, low). Depthwise layers have no paths between the frequencies.
+    Features and parameters have one type (float32, float64, float16 or bfloat16), or are brought to that of
+    autocast.
 
     Args:
-        in_channels: ``C``; ``floor(alpha_in C)`` of them are low.
-        out_channels: ``O``; ``floor(alpha_out O)`` of them are low.
-        kernel_size: odd sides.
-        alpha_in: low share of the input channels.
-        alpha_out: low share of the output channels.
-        stride: 1 or 2; 2 pools before it convolves.
+        in_channels: ``C``; ``C_l = floor(alpha_in C)`` of them are low.
+        out_channels: ``O``; ``O_l = floor(alpha_out O)`` of them are low.
+        kernel_size: one odd side, or one for each axis.
+        alpha_in: low share of the input channels, 0 to 1.
+        alpha_out: low share of the output channels, 0 to 1.
+        stride: 1 or 2.
         padding: without effect; here so that the arguments stand as in the dense layer.
-        dilation: of the convolutions.
+        dilation: spacing of the taps, in sites of the level.
         groups: channel groups; ``ceil(alpha_in groups)`` in the low path and ``ceil((1 - alpha_in) groups)`` in
             the high one.
         bias: whether each output frequency has a bias.
         missing: ``"ignore"``: pooling takes the mean of the voxels that exist; ``"zero"``: absent ones are zeros.
-        **factory: device and dtype.
+        **factory: device and dtype of the parameters.
 
     Attributes:
         conv_hh: high to high, or None.
@@ -41,7 +48,10 @@ class OctaveConvolution(DimensionedModule):
         conv_ll: low to low, or None.
 
     Raises:
-        ValueError: a share outside [0, 1], another stride, or an unknown ``missing``.
+        TypeError: a size that is no integer; in the call, no sparse tensors, or features of another type.
+        ValueError: a share outside [0, 1], another stride, an even side, channels that do not divide, or an
+            unknown ``missing``; in the call, a frequency that is missing, too much, of other channels or on other
+            cells.
     """
 
     def __init__(
@@ -110,12 +120,24 @@ class OctaveConvolution(DimensionedModule):
             input: the pair (high, low), or one tensor where only one of them is there.
 
         Raises:
-            ValueError: a frequency is missing or too much.
+            TypeError: neither a sparse tensor nor a pair of them.
+            ValueError: a frequency is missing, too much, or of other channels.
         """
-        if not isinstance(input, tuple):
-            check_sparse(input, "an octave layer")
+        if isinstance(input, SparseTensor):
+            if self.in_high and self.in_low:
+                raise ValueError(
+                    f"this octave layer takes a pair (high, low) of {self.in_high} and {self.in_low} channels, "
+                    "got one tensor: a first layer has alpha_in=0"
+                )
             input = (input, None) if self.in_high else (None, input)
+        if not isinstance(input, tuple) or len(input) != 2:
+            raise TypeError(
+                f"an octave layer takes a SparseTensor or a pair (high, low), got {type(input).__name__}"
+            )
         high, low = input
+        for tensor in input:
+            if tensor is not None:
+                check_sparse(tensor, "each frequency of an octave layer")
         for name, tensor, channels in (("high", high, self.in_high), ("low", low, self.in_low)):
             came = 0 if tensor is None else tensor.features.shape[1]
             if came != channels:
@@ -136,16 +158,28 @@ class OctaveConvolution(DimensionedModule):
 
 
 class SparseOctaveConv1d(OctaveConvolution, ndim=1):
-    """In 1D; see :class:`OctaveConvolution`."""
+    """Octave convolution in 1D on the sites of two levels: pairs (high, low) to pairs.
+
+    See :class:`OctaveConvolution`.
+    """
 
 
 class SparseOctaveConv2d(OctaveConvolution, ndim=2):
-    """In 2D; see :class:`OctaveConvolution`."""
+    """Octave convolution in 2D on the sites of two levels: pairs (high, low) to pairs.
+
+    See :class:`OctaveConvolution`.
+    """
 
 
 class SparseOctaveConv3d(OctaveConvolution, ndim=3):
-    """In 3D; see :class:`OctaveConvolution`."""
+    """Octave convolution in 3D on the sites of two levels: pairs (high, low) to pairs.
+
+    See :class:`OctaveConvolution`.
+    """
 
 
 class SparseOctaveConv4d(OctaveConvolution, ndim=4):
-    """In 4D; see :class:`OctaveConvolution`."""
+    """Octave convolution in 4D on the sites of two levels: pairs (high, low) to pairs.
+
+    See :class:`OctaveConvolution`.
+    """

@@ -29,28 +29,38 @@ class SampleAttention(OmniDimensionalAttention):
 
 
 class ODConvolution(VariantConvolution):
-    """Omni-dimensional dynamic convolution: :func:`sparseconv.functional.od_conv`.
+    """Omni-dimensional dynamic convolution: ``[N, C]`` to ``[n_out, O]``, four attentions for each sample.
+
+    ``W[n] = a_f[o] a_c[c] a_s[t] sum over k of a_w[k] W_k[o, t, c]``, the attentions from the mean over the
+    sample's voxels (0 where it has none; such samples stay out of the norm). There is no bias. Li et al.,
+    "Omni-Dimensional Dynamic Convolution", ICLR 2022. The function is :func:`sparseconv.functional.od_conv`.
+
+    The submanifold classes keep the input's sites, row for row: ``[N, O]``. The Sparse classes make every site in
+    reach, sorted: ``[n_out, O]``. Features and parameters have one type (float32, float64, float16 or bfloat16),
+    or are brought to that of autocast.
 
     Args:
         in_channels: ``C``.
         out_channels: ``O``.
-        kernel_size: of the kernels.
-        stride: as in :class:`SparseConvolution`; 1 in the submanifold classes.
-        padding: as in :class:`SparseConvolution`; without effect in the submanifold classes.
-        dilation: spacing of the taps.
-        groups: channel groups.
+        kernel_size: one side, or one for each axis; odd in the submanifold classes.
+        stride: step of the window, in sites; 1 in the submanifold classes.
+        padding: empty sites on both sides of each axis; without effect in the submanifold classes.
+        dilation: spacing of the taps, in sites.
+        groups: channel groups; must divide both channel numbers.
         reduction: hidden units for each input channel; at least 16 units.
         kernel_num: ``K``.
         norm: ``"batch"`` as in the paper, which cannot train on one sample; ``"layer"`` can.
-        indice_key: a name for the map.
-        **factory: device and dtype.
+        indice_key: a name for the map, by which an inverse convolution finds it.
+        **factory: device and dtype of the parameters.
 
     Attributes:
         weight: ``[K, O, *kernel, C / groups]``.
         attention: the four attentions.
 
     Raises:
-        ValueError: an unknown norm.
+        TypeError: a size that is no integer; in the call, no sparse tensor, or features of another type.
+        ValueError: an unknown norm, or a size that cannot work; in the call, features of other channels or axes,
+            or one sample with sites in training with ``norm="batch"``.
     """
 
     def __init__(
@@ -94,6 +104,7 @@ class ODConvolution(VariantConvolution):
 
     def forward(self, input: SparseTensor) -> SparseTensor:
         """See :func:`sparseconv.functional.od_conv`."""
+        self.check_features(input)
         kernels, channels, filters, spatial = self.attention(input)
         return F.od_conv(
             input,
@@ -113,32 +124,56 @@ class ODConvolution(VariantConvolution):
 
 
 class SubMODConv1d(ODConvolution, ndim=1, subm=True):
-    """In 1D, on the input's sites; see :class:`ODConvolution`."""
+    """Omni-dimensional dynamic convolution in 1D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`ODConvolution`.
+    """
 
 
 class SubMODConv2d(ODConvolution, ndim=2, subm=True):
-    """In 2D, on the input's sites; see :class:`ODConvolution`."""
+    """Omni-dimensional dynamic convolution in 2D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`ODConvolution`.
+    """
 
 
 class SubMODConv3d(ODConvolution, ndim=3, subm=True):
-    """In 3D, on the input's sites; see :class:`ODConvolution`."""
+    """Omni-dimensional dynamic convolution in 3D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`ODConvolution`.
+    """
 
 
 class SubMODConv4d(ODConvolution, ndim=4, subm=True):
-    """In 4D, on the input's sites; see :class:`ODConvolution`."""
+    """Omni-dimensional dynamic convolution in 4D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`ODConvolution`.
+    """
 
 
 class SparseODConv1d(ODConvolution, ndim=1):
-    """In 1D, on every site in reach; see :class:`ODConvolution`."""
+    """Omni-dimensional dynamic convolution in 1D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`ODConvolution`.
+    """
 
 
 class SparseODConv2d(ODConvolution, ndim=2):
-    """In 2D, on every site in reach; see :class:`ODConvolution`."""
+    """Omni-dimensional dynamic convolution in 2D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`ODConvolution`.
+    """
 
 
 class SparseODConv3d(ODConvolution, ndim=3):
-    """In 3D, on every site in reach; see :class:`ODConvolution`."""
+    """Omni-dimensional dynamic convolution in 3D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`ODConvolution`.
+    """
 
 
 class SparseODConv4d(ODConvolution, ndim=4):
-    """In 4D, on every site in reach; see :class:`ODConvolution`."""
+    """Omni-dimensional dynamic convolution in 4D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`ODConvolution`.
+    """

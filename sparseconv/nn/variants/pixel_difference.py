@@ -13,28 +13,40 @@ from sparseconv.tensor import SparseTensor
 
 
 class PixelDifferenceConvolution(DifferenceConvolution):
-    """Pixel difference convolution: :func:`sparseconv.functional.pixel_difference_conv`.
+    """Pixel difference convolution (PDC) of voxels: ``[N, C]`` to ``[n_out, O]``, from differences of neighbours.
+
+    CPDC takes differences to the centre, APDC to the next neighbour round the ring, RPDC between two rings. Su et
+    al., "Pixel Difference Networks for Efficient Edge Detection", arXiv 2108.07009, in 2D; more axes are this
+    library's definition. The function, with the formulas, is :func:`sparseconv.functional.pixel_difference_conv`.
+
+    The submanifold classes keep the input's sites, row for row: ``[N, O]``. The Sparse classes make every site in
+    reach, sorted: ``[n_out, O]``. Features and parameters have one type (float32, float64, float16 or bfloat16),
+    or are brought to that of autocast.
 
     Args:
         in_channels: ``C``.
         out_channels: ``O``.
         kernel_size: 3.
-        stride: as in :class:`CentralDifferenceConvolution`, and so are the others.
-        padding: of the kernel of side 3; RPDC pads ``dilation`` more. ``dilation`` (the same grid) by default.
-        dilation: see there.
-        groups: see there.
-        bias: see there.
+        stride: step of the window, in sites; 1 in the submanifold classes.
+        padding: of the kernel of side 3; RPDC pads ``dilation`` more. ``dilation`` (the same grid) by default;
+            without effect in the submanifold classes.
+        dilation: spacing of the taps, in sites.
+        groups: channel groups; must divide both channel numbers.
+        bias: whether to add a learned ``[O]``.
         kind: ``"CPDC"``, ``"APDC"`` (2 axes or more) or ``"RPDC"``; the official ``"cd"``, ``"ad"``, ``"rd"`` too.
         theta: share of the difference.
-        missing: see there.
-        indice_key: see there.
-        **factory: see there.
+        missing: ``"zero"`` (an absent voxel is 0: one folded kernel) or ``"ignore"`` (no difference with it).
+        indice_key: a name for the map, by which an inverse convolution finds it.
+        **factory: device and dtype of the parameters.
 
     Attributes:
         weight: ``[O, 3, .., 3, C / groups]``.
+        bias: ``[O]`` or None.
 
     Raises:
-        ValueError: an unknown kind, APDC in 1D, or another kernel_size.
+        TypeError: a size that is no integer; in the call, no sparse tensor, or features of another type.
+        ValueError: another kernel_size, an unknown kind or ``missing``, APDC in 1D, or a size that cannot work; in
+            the call, features of other channels or axes.
     """
 
     def __init__(
@@ -99,32 +111,56 @@ class PixelDifferenceConvolution(DifferenceConvolution):
 
 
 class SubMPixelDifferenceConv1d(PixelDifferenceConvolution, ndim=1, subm=True):
-    """In 1D, on the input's sites; see :class:`PixelDifferenceConvolution`."""
+    """Pixel difference convolution in 1D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`PixelDifferenceConvolution`.
+    """
 
 
 class SubMPixelDifferenceConv2d(PixelDifferenceConvolution, ndim=2, subm=True):
-    """In 2D, on the input's sites; see :class:`PixelDifferenceConvolution`."""
+    """Pixel difference convolution in 2D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`PixelDifferenceConvolution`.
+    """
 
 
 class SubMPixelDifferenceConv3d(PixelDifferenceConvolution, ndim=3, subm=True):
-    """In 3D, on the input's sites; see :class:`PixelDifferenceConvolution`."""
+    """Pixel difference convolution in 3D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`PixelDifferenceConvolution`.
+    """
 
 
 class SubMPixelDifferenceConv4d(PixelDifferenceConvolution, ndim=4, subm=True):
-    """In 4D, on the input's sites; see :class:`PixelDifferenceConvolution`."""
+    """Pixel difference convolution in 4D on the input's sites: ``[N, C]`` to ``[N, O]``.
+
+    See :class:`PixelDifferenceConvolution`.
+    """
 
 
 class SparsePixelDifferenceConv1d(PixelDifferenceConvolution, ndim=1):
-    """In 1D, on every site in reach; see :class:`PixelDifferenceConvolution`."""
+    """Pixel difference convolution in 1D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`PixelDifferenceConvolution`.
+    """
 
 
 class SparsePixelDifferenceConv2d(PixelDifferenceConvolution, ndim=2):
-    """In 2D, on every site in reach; see :class:`PixelDifferenceConvolution`."""
+    """Pixel difference convolution in 2D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`PixelDifferenceConvolution`.
+    """
 
 
 class SparsePixelDifferenceConv3d(PixelDifferenceConvolution, ndim=3):
-    """In 3D, on every site in reach; see :class:`PixelDifferenceConvolution`."""
+    """Pixel difference convolution in 3D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`PixelDifferenceConvolution`.
+    """
 
 
 class SparsePixelDifferenceConv4d(PixelDifferenceConvolution, ndim=4):
-    """In 4D, on every site in reach; see :class:`PixelDifferenceConvolution`."""
+    """Pixel difference convolution in 4D on every site in reach: ``[N, C]`` to ``[n_out, O]``.
+
+    See :class:`PixelDifferenceConvolution`.
+    """
