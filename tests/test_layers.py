@@ -367,3 +367,21 @@ def test_maps_that_an_evaluation_left_behind_serve_training(mode: Any, layer: nn
     assert torch.equal(got, expected)
     got.sum().backward()
     assert leaf.grad is not None and bool((leaf.grad != 0).any())
+
+
+@pytest.mark.parametrize("family", ["SubMConv", "SparseConv", "SparseConvTranspose", "SparseInverseConv"])
+@pytest.mark.parametrize("ndim", [1, 2, 3, 4])
+def test_the_docstring_of_a_named_layer_explains_every_argument(family: str, ndim: int) -> None:
+    text = inspect.getdoc(getattr(sparseconv, f"{family}{ndim}d"))
+    assert f"in {ndim}D" in text.splitlines()[0]
+    arguments = text.partition("Args:")[2].partition("Attributes:")[0]
+    for name in inspect.signature(getattr(sparseconv, f"{family}{ndim}d")).parameters:
+        assert f"\n    {name}: " in arguments, name
+    assert "weight: ``[C_out, *kernel, C_in / groups]``" in text and "Raises:" in text
+
+
+@pytest.mark.parametrize("name", ["SparseMaxPool3d", "SparseAvgPool2d", "SparseSumPool4d"])
+def test_the_docstring_of_a_pooling_layer_explains_every_argument(name: str) -> None:
+    text = inspect.getdoc(getattr(sparseconv, name))
+    for argument in inspect.signature(getattr(sparseconv, name)).parameters:
+        assert f"\n    {argument}: " in text, argument

@@ -33,12 +33,12 @@ class SparseConvolution(SparseModule):
         in_channels: channels of the input.
         out_channels: channels of the output.
         kernel_size: one integer, or one for each axis.
-        stride: as torch.
-        padding: as torch.
-        dilation: as torch.
+        stride: step of the window, in sites; without effect with ``subm``, as in spconv.
+        padding: as torch, in sites; without effect with ``subm``, as in spconv.
+        dilation: spacing of the taps, in sites.
         groups: channel groups; must divide both channel numbers.
         bias: whether to add a learned ``[C_out]``.
-        subm: submanifold: output sites are the input's.
+        subm: submanifold: output sites are the input's; odd kernels only.
         output_padding: transposed convolution only.
         transposed: transposed convolution.
         inverse: inverse convolution; needs ``indice_key``.

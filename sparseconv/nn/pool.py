@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
 from sparseconv import functional as F
 from sparseconv.geometry import ConvGeometry, per_axis
-from sparseconv.nn.module import SparseModule
+from sparseconv.nn.module import DimensionedModule, SparseModule
 from sparseconv.tensor import SparseTensor
 
 Size = int | Sequence[int]
 
 
-class _SparsePool(SparseModule):
+class _SparsePool(DimensionedModule):
     """Window of the named pooling layers; spconv's signature."""
-
-    _ndim: ClassVar[int]
 
     def __init__(
         self,
@@ -69,18 +67,86 @@ class _SparsePool(SparseModule):
 
 
 class _SparseMaxPool(_SparsePool):
+    """Maximum over the active inputs in a window.
+
+    True maxima: an absent site is no zero. Output sites are those with an active input in reach, sorted; the
+    output has the type of the features. spconv's constructor. The function is
+    :func:`sparseconv.functional.max_pool`.
+
+    Args:
+        kernel_size: window, in sites: one side, or one for each axis.
+        stride: step of the window, in sites; None takes ``kernel_size``.
+        padding: empty sites on both sides of each axis; they never count.
+        dilation: spacing of the taps, in sites.
+        indice_key: a name for the map, by which an inverse convolution or :class:`SparseUnpool` finds it.
+        algo: accepted for spconv's sake and ignored, as are ``record_voxel_count`` and ``name``.
+        record_voxel_count: ignored.
+        name: ignored.
+        subm: keep the input's sites: ``[N, C]``; stride and padding are then without effect.
+
+    Raises:
+        TypeError: a size that is no integer; in the call, no sparse tensor.
+        ValueError: a size that cannot work, or an even window with ``subm``; in the call, a tensor of other axes,
+            a window larger than the padded grid, or a name that stands for another map.
+    """
+
     def forward(self, input: SparseTensor) -> SparseTensor:
         """See :func:`sparseconv.functional.max_pool`."""
         return F.max_pool(input, *self._window())
 
 
 class _SparseAvgPool(_SparsePool):
+    """Mean over the active inputs in a window.
+
+    Divided by how many inputs there are, not by the size of the window. Output sites are those with an active
+    input in reach, sorted; the output has the type of the features. spconv's constructor. The function is
+    :func:`sparseconv.functional.avg_pool`.
+
+    Args:
+        kernel_size: window, in sites: one side, or one for each axis.
+        stride: step of the window, in sites; None takes ``kernel_size``.
+        padding: empty sites on both sides of each axis; they never count.
+        dilation: spacing of the taps, in sites.
+        indice_key: a name for the map, by which an inverse convolution or :class:`SparseUnpool` finds it.
+        algo: accepted for spconv's sake and ignored, as are ``record_voxel_count`` and ``name``.
+        record_voxel_count: ignored.
+        name: ignored.
+        subm: keep the input's sites: ``[N, C]``; stride and padding are then without effect.
+
+    Raises:
+        TypeError: a size that is no integer; in the call, no sparse tensor.
+        ValueError: a size that cannot work, or an even window with ``subm``; in the call, a tensor of other axes,
+            a window larger than the padded grid, or a name that stands for another map.
+    """
+
     def forward(self, input: SparseTensor) -> SparseTensor:
         """See :func:`sparseconv.functional.avg_pool`."""
         return F.avg_pool(input, *self._window())
 
 
 class _SparseSumPool(_SparsePool):
+    """Sum over the active inputs in a window.
+
+    Output sites are those with an active input in reach, sorted; the output has the type of the features. spconv's
+    constructor. The function is :func:`sparseconv.functional.sum_pool`.
+
+    Args:
+        kernel_size: window, in sites: one side, or one for each axis.
+        stride: step of the window, in sites; None takes ``kernel_size``.
+        padding: empty sites on both sides of each axis; they never count.
+        dilation: spacing of the taps, in sites.
+        indice_key: a name for the map, by which an inverse convolution or :class:`SparseUnpool` finds it.
+        algo: accepted for spconv's sake and ignored, as are ``record_voxel_count`` and ``name``.
+        record_voxel_count: ignored.
+        name: ignored.
+        subm: keep the input's sites: ``[N, C]``; stride and padding are then without effect.
+
+    Raises:
+        TypeError: a size that is no integer; in the call, no sparse tensor.
+        ValueError: a size that cannot work, or an even window with ``subm``; in the call, a tensor of other axes,
+            a window larger than the padded grid, or a name that stands for another map.
+    """
+
     def forward(self, input: SparseTensor) -> SparseTensor:
         """See :func:`sparseconv.functional.sum_pool`."""
         return F.sum_pool(input, *self._window())
@@ -156,73 +222,49 @@ class SparseUpsample(SparseModule):
         return f"scale={self.scale}"
 
 
-class SparseMaxPool1d(_SparseMaxPool):
-    """Maximum over the active inputs in a 1D window. See :func:`sparseconv.functional.max_pool`."""
-
-    _ndim = 1
+class SparseMaxPool1d(_SparseMaxPool, ndim=1):
+    """Maximum over the active inputs in a 1D window: ``[N, C]`` to ``[n_out, C]``."""
 
 
-class SparseMaxPool2d(_SparseMaxPool):
-    """Maximum over the active inputs in a 2D window. See :func:`sparseconv.functional.max_pool`."""
-
-    _ndim = 2
+class SparseMaxPool2d(_SparseMaxPool, ndim=2):
+    """Maximum over the active inputs in a 2D window: ``[N, C]`` to ``[n_out, C]``."""
 
 
-class SparseMaxPool3d(_SparseMaxPool):
-    """Maximum over the active inputs in a 3D window. See :func:`sparseconv.functional.max_pool`."""
-
-    _ndim = 3
+class SparseMaxPool3d(_SparseMaxPool, ndim=3):
+    """Maximum over the active inputs in a 3D window: ``[N, C]`` to ``[n_out, C]``."""
 
 
-class SparseMaxPool4d(_SparseMaxPool):
-    """Maximum over the active inputs in a 4D window. See :func:`sparseconv.functional.max_pool`."""
-
-    _ndim = 4
+class SparseMaxPool4d(_SparseMaxPool, ndim=4):
+    """Maximum over the active inputs in a 4D window: ``[N, C]`` to ``[n_out, C]``."""
 
 
-class SparseAvgPool1d(_SparseAvgPool):
-    """Mean over the active inputs in a 1D window. See :func:`sparseconv.functional.avg_pool`."""
-
-    _ndim = 1
+class SparseAvgPool1d(_SparseAvgPool, ndim=1):
+    """Mean over the active inputs in a 1D window: ``[N, C]`` to ``[n_out, C]``."""
 
 
-class SparseAvgPool2d(_SparseAvgPool):
-    """Mean over the active inputs in a 2D window. See :func:`sparseconv.functional.avg_pool`."""
-
-    _ndim = 2
+class SparseAvgPool2d(_SparseAvgPool, ndim=2):
+    """Mean over the active inputs in a 2D window: ``[N, C]`` to ``[n_out, C]``."""
 
 
-class SparseAvgPool3d(_SparseAvgPool):
-    """Mean over the active inputs in a 3D window. See :func:`sparseconv.functional.avg_pool`."""
-
-    _ndim = 3
+class SparseAvgPool3d(_SparseAvgPool, ndim=3):
+    """Mean over the active inputs in a 3D window: ``[N, C]`` to ``[n_out, C]``."""
 
 
-class SparseAvgPool4d(_SparseAvgPool):
-    """Mean over the active inputs in a 4D window. See :func:`sparseconv.functional.avg_pool`."""
-
-    _ndim = 4
+class SparseAvgPool4d(_SparseAvgPool, ndim=4):
+    """Mean over the active inputs in a 4D window: ``[N, C]`` to ``[n_out, C]``."""
 
 
-class SparseSumPool1d(_SparseSumPool):
-    """Sum over the active inputs in a 1D window. See :func:`sparseconv.functional.sum_pool`."""
-
-    _ndim = 1
+class SparseSumPool1d(_SparseSumPool, ndim=1):
+    """Sum over the active inputs in a 1D window: ``[N, C]`` to ``[n_out, C]``."""
 
 
-class SparseSumPool2d(_SparseSumPool):
-    """Sum over the active inputs in a 2D window. See :func:`sparseconv.functional.sum_pool`."""
-
-    _ndim = 2
+class SparseSumPool2d(_SparseSumPool, ndim=2):
+    """Sum over the active inputs in a 2D window: ``[N, C]`` to ``[n_out, C]``."""
 
 
-class SparseSumPool3d(_SparseSumPool):
-    """Sum over the active inputs in a 3D window. See :func:`sparseconv.functional.sum_pool`."""
-
-    _ndim = 3
+class SparseSumPool3d(_SparseSumPool, ndim=3):
+    """Sum over the active inputs in a 3D window: ``[N, C]`` to ``[n_out, C]``."""
 
 
-class SparseSumPool4d(_SparseSumPool):
-    """Sum over the active inputs in a 4D window. See :func:`sparseconv.functional.sum_pool`."""
-
-    _ndim = 4
+class SparseSumPool4d(_SparseSumPool, ndim=4):
+    """Sum over the active inputs in a 4D window: ``[N, C]`` to ``[n_out, C]``."""

@@ -9,8 +9,8 @@ from sparseconv.functional.variants.coord import check_coords
 from sparseconv.functional.variants.placement import check_stride
 from sparseconv.geometry import per_axis
 from sparseconv.nn.conv import SparseConvolution
-from sparseconv.nn.module import SparseModule
-from sparseconv.nn.variants.base import DimensionedModule, Size
+from sparseconv.nn.module import DimensionedModule, SparseModule
+from sparseconv.nn.variants.base import Size
 from sparseconv.tensor import SparseTensor
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from sparseconv.functional.variants.placement import check_stride
 from sparseconv.geometry import per_axis
 from sparseconv.nn.conv import SparseConvolution
-from sparseconv.nn.variants.base import DimensionedModule, Size, plain_convolution
+from sparseconv.nn.module import DimensionedModule
+from sparseconv.nn.variants.base import Size, plain_convolution
 from sparseconv.tensor import SparseTensor
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from sparseconv.functional.variants.placement import check_stride
 from sparseconv.geometry import per_axis
 from sparseconv.nn.conv import SparseConvolution
-from sparseconv.nn.module import SparseModule
-from sparseconv.nn.variants.base import DimensionedModule, Size, plain_convolution
+from sparseconv.nn.module import DimensionedModule, SparseModule
+from sparseconv.nn.variants.base import Size, plain_convolution
 from sparseconv.nn.variants.stages import product_kernel, refuse_submanifold, same_padding, stage_along
 from sparseconv.tensor import SparseTensor
 

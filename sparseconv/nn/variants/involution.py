@@ -8,8 +8,9 @@ from sparseconv import functional as F
 from sparseconv.functional.variants.involution import involution_geometry, involution_map
 from sparseconv.geometry import MAX_KERNEL_SIZE, per_axis
 from sparseconv.nn.conv import SparseConvolution
+from sparseconv.nn.module import DimensionedModule
 from sparseconv.nn.norm import BatchNorm
-from sparseconv.nn.variants.base import DimensionedModule, Size
+from sparseconv.nn.variants.base import Size
 from sparseconv.tensor import SparseTensor, check_sparse
 
 
@@ -23,8 +24,8 @@ class Involution(DimensionedModule):
 
     The submanifold classes have stride 1 and keep the input's sites, row for row: ``[N, C]``. In the Sparse
     classes the occupied cells are the output sites, sorted where the stride is not 1, on a grid of
-    ``ceil(shape / stride)``. Features and parameters have one type (float32, float64, float16 or bfloat16); autocast
-    brings those of the generator to its own, and the output has that of the features.
+    ``ceil(shape / stride)``. Features and parameters have one type (float32, float64, float16 or bfloat16);
+    autocast brings those of the generator to its own, and the output has that of the features.
 
     Args:
         channels: ``C``, in and out.

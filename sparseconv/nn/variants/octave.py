@@ -7,7 +7,8 @@ from typing import Any
 from sparseconv.functional.variants.differences import check_missing
 from sparseconv.functional.variants.octave import Octaves, octave_paths
 from sparseconv.nn.conv import SparseConvolution
-from sparseconv.nn.variants.base import DimensionedModule, Size
+from sparseconv.nn.module import DimensionedModule
+from sparseconv.nn.variants.base import Size
 from sparseconv.octave_channels import low_channels, path_groups
 from sparseconv.tensor import SparseTensor, check_sparse
 

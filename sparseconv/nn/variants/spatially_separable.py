@@ -9,7 +9,8 @@ import torch
 from sparseconv.functional.variants.placement import check_stride
 from sparseconv.functional.variants.separable import Order, stage_axes
 from sparseconv.nn.conv import SparseConvolution
-from sparseconv.nn.variants.base import DimensionedModule, Size, plain_convolution
+from sparseconv.nn.module import DimensionedModule
+from sparseconv.nn.variants.base import Size, plain_convolution
 from sparseconv.nn.variants.stages import refuse_submanifold, same_padding, stage_along
 from sparseconv.tensor import SparseTensor
 
