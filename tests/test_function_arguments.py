@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import pytest
@@ -93,3 +94,20 @@ def test_unpooling_leaves_what_fed_nothing_at_zero() -> None:
     x = SparseTensor(torch.ones(3, 1), torch.tensor([[0, 0], [0, 1], [0, 2]]), [4], 1)
     pooled = F.avg_pool(x, 1, 2, indice_key="down")
     assert F.unpool(pooled, "down").features[:, 0].tolist() == [1, 0, 1]
+
+
+# One tensor and nothing else, or the arguments of another function, which the docstring names.
+SHORT = {"global_max_pool", "global_avg_pool", "global_sum_pool", "avg_pool", "sum_pool", "instance_norm"}
+
+
+@pytest.mark.parametrize("name", sorted(set(F.__all__) - SHORT))
+def test_the_docstring_explains_every_argument_and_the_result(name: str) -> None:
+    function = getattr(F, name)
+    if inspect.isclass(function):
+        return
+    text = inspect.getdoc(function)
+    arguments = text.partition("Args:")[2].partition("Raises:")[0]
+    for parameter in inspect.signature(function).parameters.values():
+        stars = "*" * (parameter.kind is parameter.VAR_POSITIONAL)
+        assert f"\n    {stars}{parameter.name}: " in arguments, parameter.name
+    assert "Raises:" in text and ("Returns:" in text or name == "ball_matrix")

@@ -45,7 +45,11 @@ def circle_conv(
         subm: keep the input's sites.
         indice_key: a name for the map.
 
+    Returns:
+        ``[n_out, O]`` on every site in reach, sorted; with ``subm`` ``[N, O]`` on the input's sites.
+
     Raises:
+        TypeError: no sparse tensor, or types differ.
         ValueError: a kernel whose sides are not equal and odd, or shapes that do not fit.
     """
     check_sparse(input, "circle_conv")

@@ -115,6 +115,13 @@ def coord_conv(
         extent: as in :func:`add_coords`.
         subm: keep the input's sites.
         indice_key: a name for the map.
+
+    Returns:
+        ``[n_out, O]`` on every site in reach, sorted; with ``subm`` ``[N, O]`` on the input's sites.
+
+    Raises:
+        TypeError: no sparse tensor, or types differ.
+        ValueError: an unbounded grid with ``extent="grid"``, or shapes that do not fit.
     """
     whole = add_coords(input, with_r, order, extent=extent)
     if subm:

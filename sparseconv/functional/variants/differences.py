@@ -148,7 +148,11 @@ def central_difference_conv(
         subm: keep the input's sites.
         indice_key: a name for the map.
 
+    Returns:
+        ``[n_out, O]`` on every site in reach, sorted; with ``subm`` ``[N, O]`` on the input's sites.
+
     Raises:
+        TypeError: no sparse tensor, or types differ.
         ValueError: an even kernel side, an unknown ``missing``, or shapes that do not fit.
     """
     check_sparse(input, "central_difference_conv")
@@ -194,7 +198,11 @@ def cross_central_difference_conv(
         subm: see there.
         indice_key: see there.
 
+    Returns:
+        ``[n_out, O]`` on every site in reach, sorted; with ``subm`` ``[N, O]`` on the input's sites.
+
     Raises:
+        TypeError: no sparse tensor, or types differ.
         ValueError: an unknown direction, or shapes that do not fit.
     """
     check_sparse(input, "cross_central_difference_conv")
@@ -262,7 +270,11 @@ def pixel_difference_conv(
         subm: see there.
         indice_key: see there.
 
+    Returns:
+        ``[n_out, O]`` on every site in reach, sorted; with ``subm`` ``[N, O]`` on the input's sites.
+
     Raises:
+        TypeError: no sparse tensor, or types differ.
         ValueError: an unknown kind, APDC in 1D, or shapes that do not fit.
     """
     check_sparse(input, "pixel_difference_conv")

@@ -53,7 +53,11 @@ def dr_conv(
         subm: keep the input's sites.
         indice_key: a name for the map.
 
+    Returns:
+        ``[n_out, O]`` on every site in reach, sorted; with ``subm`` ``[N, O]`` on the input's sites.
+
     Raises:
+        TypeError: no sparse tensor, or types differ.
         ValueError: the guide lies on other sites, or shapes do not fit.
     """
     check_sparse(input, "dr_conv")

@@ -90,7 +90,11 @@ def ic_conv(
         groups: channel groups within each pattern.
         subm: keep the input's sites; else an output site wherever some pattern reaches a voxel, sorted.
 
+    Returns:
+        ``[n_out, O]`` on the sites of all patterns, sorted; with ``subm`` ``[N, O]`` on the input's sites.
+
     Raises:
+        TypeError: no sparse tensor, or types differ.
         ValueError: channels that do not sum to O, an even kernel side, or shapes that do not fit.
     """
     check_sparse(input, "ic_conv")
@@ -140,6 +144,9 @@ def search_dilation(
         kernel_size: odd side of the dilated kernels.
         criterion: ``"expectation"`` or ``"mean_abs"``.
         groups: channel groups.
+
+    Returns:
+        The dilations, their errors, and what an ICConv layer needs.
 
     Raises:
         TypeError: the inputs are no sparse tensor, or a size is no integer.

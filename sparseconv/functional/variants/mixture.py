@@ -93,7 +93,11 @@ def mixture_conv(
         subm: keep the input's sites.
         indice_key: a name for the map.
 
+    Returns:
+        ``[n_out, O]`` on every site in reach, sorted; with ``subm`` ``[N, O]`` on the input's sites.
+
     Raises:
+        TypeError: no sparse tensor, or types differ.
         ValueError: an unknown fusion, or shapes that do not fit.
     """
     check_sparse(input, "mixture_conv")
@@ -173,7 +177,11 @@ def od_conv(
         subm: keep the input's sites.
         indice_key: a name for the map.
 
+    Returns:
+        ``[n_out, O]`` on every site in reach, sorted; with ``subm`` ``[N, O]`` on the input's sites.
+
     Raises:
+        TypeError: no sparse tensor, or types differ.
         ValueError: several kernels without attention over them, or shapes that do not fit.
     """
     check_sparse(input, "od_conv")

@@ -26,6 +26,13 @@ def halve(input: SparseTensor, missing: str = "ignore") -> SparseTensor:
     Args:
         input: ``[N, C]``.
         missing: ``"ignore"``: the mean of the voxels that exist; ``"zero"``: absent ones count as zeros.
+
+    Returns:
+        ``[n_out, C]`` on a grid of ``ceil(shape / 2)``.
+
+    Raises:
+        TypeError: the input is no sparse tensor.
+        ValueError: an unknown ``missing``.
     """
     check_sparse(input, "halve")
     check_missing(missing)
@@ -40,6 +47,13 @@ def halve(input: SparseTensor, missing: str = "ignore") -> SparseTensor:
 @eager
 def repeat(input: SparseTensor, like: SparseTensor) -> SparseTensor:
     """Each site of ``like`` takes the features of its cell: nearest-neighbour upsampling onto given sites.
+
+    Args:
+        input: ``[M, C]`` on the occupied cells of ``like``, those of :func:`halve`.
+        like: N sites.
+
+    Returns:
+        ``[N, C]`` on the sites of ``like``.
 
     Raises:
         ValueError: ``input`` does not lie on the cells of ``like``.

@@ -109,7 +109,11 @@ def spatially_separable_conv(
         order: axis of each stage; the first axis first by default.
         subm: keep the input's sites.
 
+    Returns:
+        ``[n_out, O]`` on the sites of the last stage, sorted; with ``subm`` ``[N, O]`` on the input's sites.
+
     Raises:
+        TypeError: no sparse tensor, or types differ.
         ValueError: another number of weights, a kernel that does not lie along its axis, or shapes that do not
             fit.
     """
@@ -153,7 +157,11 @@ def flattened_conv(
         dilation: likewise.
         subm: keep the input's sites.
 
+    Returns:
+        ``[n_out, F]`` on the sites of the last stage, sorted; with ``subm`` ``[N, F]`` on the input's sites.
+
     Raises:
+        TypeError: no sparse tensor, or types differ.
         ValueError: another number of weights or biases, or shapes that do not fit.
     """
     check_sparse(input, "flattened_conv")
@@ -204,7 +212,11 @@ def depthwise_separable_conv(
         subm: keep the input's sites.
         indice_key: a name for the depthwise convolution's map.
 
+    Returns:
+        ``[n_out, O]`` on every site in reach, sorted; with ``subm`` ``[N, O]`` on the input's sites.
+
     Raises:
+        TypeError: no sparse tensor, or types differ.
         ValueError: shapes do not fit.
     """
     check_sparse(input, "depthwise_separable_conv")
