@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -160,6 +161,7 @@ class DeformConv2d(Conv2d):
         bias: as in :class:`Conv2d`.
         offset_groups: ``G``, channel groups with offsets of their own.
         modulated: predict a mask as well (version 2).
+        **factory: device and dtype.
 
     Attributes:
         offset_conv: from C to ``2 G K`` channels, or ``3 G K`` with the mask last.
@@ -180,14 +182,23 @@ class DeformConv2d(Conv2d):
         bias: bool = True,
         offset_groups: int = 1,
         modulated: bool = False,
+        **factory: Any,
     ) -> None:
         if in_channels % offset_groups:
             raise ValueError(f"in_channels must divide by offset_groups = {offset_groups}, got {in_channels}")
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, **factory
+        )
         self.offset_groups, self.modulated = offset_groups, modulated
         taps = self.kernel_size[0] * self.kernel_size[1]
         self.offset_conv = Conv2d(
-            in_channels, (3 if modulated else 2) * offset_groups * taps, kernel_size, stride, padding, dilation
+            in_channels,
+            (3 if modulated else 2) * offset_groups * taps,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            **factory,
         )
         nn.init.zeros_(self.offset_conv.weight)
         if self.offset_conv.bias is not None:

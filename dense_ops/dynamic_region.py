@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -136,6 +137,7 @@ class DRConv2d(nn.Module):
         bias: whether there is a bias, the same for all regions.
         generator: ``"paper"`` or ``"mix"``.
         num_kernels: kernels that ``"mix"`` mixes.
+        **factory: device and dtype.
 
     Raises:
         ValueError: an unknown generator.
@@ -153,6 +155,7 @@ class DRConv2d(nn.Module):
         bias: bool = False,
         generator: str = "paper",
         num_kernels: int = 8,
+        **factory: Any,
     ) -> None:
         super().__init__()
         if generator not in GENERATORS:
@@ -160,18 +163,19 @@ class DRConv2d(nn.Module):
         self.in_channels, self.out_channels, self.region_num = in_channels, out_channels, region_num
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.generator = generator
-        like = Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=bias)
+        like = Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=bias, **factory)
         self.kernel_size: Pair = (like.kernel_size[0], like.kernel_size[1])
         self.bias = like.bias
         if generator == "paper":
-            self.guide = Conv2d(in_channels, region_num, kernel_size, stride, padding, dilation)
-            self.reduce = Conv2d(in_channels, region_num**2, 1)
-            self.expand = Conv2d(region_num**2, region_num * in_channels * out_channels, 1, groups=region_num)
+            self.guide = Conv2d(in_channels, region_num, kernel_size, stride, padding, dilation, **factory)
+            self.reduce = Conv2d(in_channels, region_num**2, 1, **factory)
+            outputs = region_num * in_channels * out_channels
+            self.expand = Conv2d(region_num**2, outputs, 1, groups=region_num, **factory)
         else:
-            self.guide = Conv2d(in_channels, region_num, 1)
-            self.routing = nn.Linear(in_channels, region_num * num_kernels)
-            bases = [Conv2d(in_channels, out_channels, kernel_size).weight.detach() for _ in range(num_kernels)]
-            self.weight = nn.Parameter(torch.stack(bases))
+            self.guide = Conv2d(in_channels, region_num, 1, **factory)
+            self.routing = nn.Linear(in_channels, region_num * num_kernels, **factory)
+            bases = [Conv2d(in_channels, out_channels, kernel_size, **factory) for _ in range(num_kernels)]
+            self.weight = nn.Parameter(torch.stack([base.weight.detach() for base in bases]))
 
     def kernels(self, input: Tensor) -> Tensor:
         """Kernels of each sample and region: ``[N, m, O, C, kh, kw]``."""

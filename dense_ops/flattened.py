@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +84,7 @@ class FlattenedSet(nn.Module):
         padding: Padding,
         dilation: Size,
         bias: bool,
+        **factory: Any,
     ) -> None:
         super().__init__()
         height, width = per_axis(kernel_size, 2, "kernel_size", minimum=1, maximum=MAX_KERNEL_SIZE)
@@ -90,9 +92,9 @@ class FlattenedSet(nn.Module):
 
         def along(axis: int, size: tuple[int, int]) -> Conv2d:
             values = along_axis(axis, stride, padding, dilation)
-            return Conv2d(out_channels, out_channels, size, *values, groups=out_channels, bias=bias)
+            return Conv2d(out_channels, out_channels, size, *values, groups=out_channels, bias=bias, **factory)
 
-        self.lateral = Conv2d(in_channels, out_channels, 1, bias=bias)
+        self.lateral = Conv2d(in_channels, out_channels, 1, bias=bias, **factory)
         self.vertical = along(0, (height, 1))
         self.horizontal = along(1, (1, width))
 
@@ -159,6 +161,7 @@ class FlattenedConv2d(nn.Module):
         num_sets: sets one after the other; the paper stacks 2.
         bias: whether each of the three has a bias.
         dilation: spacing of the taps.
+        **factory: device and dtype.
 
     Attributes:
         sets: each with ``lateral``, ``vertical`` and ``horizontal``.
@@ -177,6 +180,7 @@ class FlattenedConv2d(nn.Module):
         num_sets: int = 1,
         bias: bool = True,
         dilation: Size = 1,
+        **factory: Any,
     ) -> None:
         if num_sets < 1:
             raise ValueError(f"num_sets must be at least 1, got {num_sets}")
@@ -191,6 +195,7 @@ class FlattenedConv2d(nn.Module):
                 pads,
                 dilation,
                 bias,
+                **factory,
             )
             for n in range(num_sets)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,7 @@ class Involution2d(nn.Module):
         stride: step of the window; it must divide height and width.
         reduction: of the bottleneck.
         group_channels: channels that share a kernel.
+        **factory: device and dtype.
 
     Attributes:
         conv1: from C to C / reduction, without bias.
@@ -86,7 +88,13 @@ class Involution2d(nn.Module):
     """
 
     def __init__(
-        self, channels: int, kernel_size: int = 3, stride: int = 1, reduction: int = 4, group_channels: int = 16
+        self,
+        channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        reduction: int = 4,
+        group_channels: int = 16,
+        **factory: Any,
     ) -> None:
         super().__init__()
         if channels % group_channels or channels < reduction:
@@ -97,9 +105,9 @@ class Involution2d(nn.Module):
         _window((kernel_size, kernel_size), kernel_size, stride)
         self.channels, self.kernel_size, self.stride = channels, kernel_size, stride
         self.n_groups = channels // group_channels
-        self.conv1 = Conv2d(channels, channels // reduction, 1, bias=False)
-        self.norm = nn.BatchNorm2d(channels // reduction)
-        self.conv2 = Conv2d(channels // reduction, kernel_size**2 * self.n_groups, 1)
+        self.conv1 = Conv2d(channels, channels // reduction, 1, bias=False, **factory)
+        self.norm = nn.BatchNorm2d(channels // reduction, **factory)
+        self.conv2 = Conv2d(channels // reduction, kernel_size**2 * self.n_groups, 1, **factory)
 
     def generate(self, input: Tensor) -> Tensor:
         """Kernels ``[N, G, K^2, Ho, Wo]``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,13 +115,14 @@ class MixtureConv2d(nn.Module):
         groups: int,
         bias: bool,
         experts: int,
+        **factory: Any,
     ) -> None:
         super().__init__()
         if experts < 1:
             raise ValueError(f"there must be at least one kernel to mix, got {experts}")
         # Each kernel starts as a layer of its own would: the fan is that of one kernel.
         layers = [
-            Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+            Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, **factory)
             for _ in range(experts)
         ]
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
@@ -178,6 +180,7 @@ class CondConv2d(MixtureConv2d):
         groups: as in :class:`Conv2d`.
         bias: whether each expert has a bias.
         num_experts: ``E``.
+        **factory: device and dtype.
 
     Attributes:
         routing: linear layer from C to E.
@@ -194,11 +197,12 @@ class CondConv2d(MixtureConv2d):
         groups: int = 1,
         bias: bool = False,
         num_experts: int = 4,
+        **factory: Any,
     ) -> None:
         super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, num_experts
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, num_experts, **factory
         )
-        self.routing = nn.Linear(in_channels, num_experts)
+        self.routing = nn.Linear(in_channels, num_experts, **factory)
 
     def forward(self, input: Tensor, routing_weights: Tensor | None = None, fusion: str = "kernel") -> Tensor:
         """See :func:`mixture_conv2d`.
@@ -236,6 +240,7 @@ class DynamicConv2d(MixtureConv2d):
         K: number of kernels.
         temperature: of the softmax; saved with the state.
         init_weight: Kaiming's initial values and zero biases, as the known code has, instead of torch's.
+        **factory: device and dtype.
 
     Attributes:
         fc1: linear layer from C to the hidden units, without bias.
@@ -258,14 +263,17 @@ class DynamicConv2d(MixtureConv2d):
         K: int = 4,
         temperature: float = 34,
         init_weight: bool = True,
+        **factory: Any,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, K)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, K, **factory
+        )
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
         hidden = K if in_channels == 3 else int(in_channels * ratio) + 1
-        self.fc1 = nn.Linear(in_channels, hidden, bias=False)
-        self.fc2 = nn.Linear(hidden, K)
-        self.register_buffer("temperature", torch.tensor(float(temperature)))
+        self.fc1 = nn.Linear(in_channels, hidden, bias=False, **factory)
+        self.fc2 = nn.Linear(hidden, K, **factory)
+        self.register_buffer("temperature", torch.tensor(float(temperature), device=factory.get("device")))
         if init_weight:
             with torch.no_grad():
                 for kernel in self.weight:
@@ -313,6 +321,7 @@ class DyNetConv2d(nn.Module):
         bias: whether there is a bias; it is not mixed.
         group_size: kernels that each output channel mixes.
         hidden: units of a hidden layer with ReLU before the coefficients; none by default.
+        **factory: device and dtype.
 
     Attributes:
         weight: ``[O * group_size, C / groups, kh, kw]``.
@@ -331,21 +340,22 @@ class DyNetConv2d(nn.Module):
         bias: bool = True,
         group_size: int = 6,
         hidden: int | None = None,
+        **factory: Any,
     ) -> None:
         super().__init__()
-        like = Conv2d(in_channels, out_channels * group_size, kernel_size, stride, padding, dilation, groups, bias)
+        outputs = out_channels * group_size
+        like = Conv2d(in_channels, outputs, kernel_size, stride, padding, dilation, groups, bias, **factory)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size: Pair = (like.kernel_size[0], like.kernel_size[1])
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.group_size = group_size
         self.weight = nn.Parameter(like.weight.detach())
         self.bias = None if like.bias is None else nn.Parameter(like.bias.detach()[:out_channels].clone())
-        outputs = out_channels * group_size
         if hidden is None:
-            self.coefficients = nn.Sequential(nn.Linear(in_channels, outputs))
+            self.coefficients = nn.Sequential(nn.Linear(in_channels, outputs, **factory))
         else:
             self.coefficients = nn.Sequential(
-                nn.Linear(in_channels, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
+                nn.Linear(in_channels, hidden, **factory), nn.ReLU(), nn.Linear(hidden, outputs, **factory)
             )
 
     def eta(self, input: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -140,6 +141,7 @@ class OctaveConv2d(nn.Module):
         groups: likewise; ``ceil(alpha_in groups)`` in the low path and ``ceil((1 - alpha_in) groups)`` in the
             high one.
         bias: whether each output frequency has a bias.
+        **factory: device and dtype.
 
     Attributes:
         conv_hh: high to high, or None.
@@ -163,6 +165,7 @@ class OctaveConv2d(nn.Module):
         dilation: Size = 1,
         groups: int = 1,
         bias: bool = False,
+        **factory: Any,
     ) -> None:
         super().__init__()
         if not (0 <= alpha_in <= 1 and 0 <= alpha_out <= 1):
@@ -179,7 +182,7 @@ class OctaveConv2d(nn.Module):
         def path(c_in: int, c_out: int, n_groups: int, with_bias: bool, wanted: bool = True) -> Conv2d | None:
             if not (wanted and c_in and c_out):
                 return None
-            return Conv2d(c_in, c_out, kernel_size, 1, padding, dilation, n_groups, with_bias)
+            return Conv2d(c_in, c_out, kernel_size, 1, padding, dilation, n_groups, with_bias, **factory)
 
         self.conv_hh = path(in_high, out_high, high_groups, bias)
         self.conv_hl = path(in_high, out_low, groups, bias, crossing)

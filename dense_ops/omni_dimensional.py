@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,6 +106,7 @@ class ODConv2d(nn.Module):
         reduction: hidden units for each input channel; at least 16 units.
         kernel_num: ``K``.
         norm: ``"batch"`` as in the paper, which cannot train on one sample; ``"layer"`` can.
+        **factory: device and dtype.
 
     Attributes:
         weight: ``[K, O, C / groups, kh, kw]``.
@@ -126,14 +128,15 @@ class ODConv2d(nn.Module):
         reduction: float = 0.0625,
         kernel_num: int = 4,
         norm: str = "batch",
+        **factory: Any,
     ) -> None:
         super().__init__()
-        like = Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, False)
+        like = Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, False, **factory)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size: Pair = (like.kernel_size[0], like.kernel_size[1])
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.attention = ImageAttention(
-            in_channels, out_channels, self.kernel_size, groups, reduction, kernel_num, norm
+            in_channels, out_channels, self.kernel_size, groups, reduction, kernel_num, norm, **factory
         )
         self.weight = nn.Parameter(like.weight.detach().new_empty(kernel_num, *like.weight.shape))
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +113,7 @@ class SpatiallySeparableConv2d(nn.Module):
         depthwise: each channel on its own; needs ``in_channels == mid_channels == out_channels``.
         bias: whether there is a bias.
         order: ``"hw"`` for the vertical kernel first, ``"wh"`` for the horizontal one.
+        **factory: device and dtype.
 
     Attributes:
         first: the first convolution, without bias.
@@ -133,6 +135,7 @@ class SpatiallySeparableConv2d(nn.Module):
         depthwise: bool = False,
         bias: bool = True,
         order: str = "hw",
+        **factory: Any,
     ) -> None:
         super().__init__()
         mid_channels = out_channels if mid_channels is None else mid_channels
@@ -150,7 +153,7 @@ class SpatiallySeparableConv2d(nn.Module):
         def stage(axis: int, c_in: int, c_out: int, with_bias: bool) -> Conv2d:
             size = (kernel[0], 1) if axis == 0 else (1, kernel[1])
             along = along_axis(axis, self.stride, self.padding, self.dilation)
-            return Conv2d(c_in, c_out, size, *along, self.groups, with_bias)
+            return Conv2d(c_in, c_out, size, *along, self.groups, with_bias, **factory)
 
         axes = _stages(order)
         self.first = stage(axes[0], in_channels, mid_channels, False)
@@ -238,6 +241,7 @@ class DepthwiseSeparableConv2d(nn.Module):
         dilation: spacing of the taps.
         multiplier: ``m``, depthwise outputs for each input channel.
         bias: whether both convolutions have a bias.
+        **factory: device and dtype.
 
     Attributes:
         depthwise: the convolution of each channel.
@@ -254,11 +258,14 @@ class DepthwiseSeparableConv2d(nn.Module):
         dilation: Size = 1,
         multiplier: int = 1,
         bias: bool = True,
+        **factory: Any,
     ) -> None:
         super().__init__()
         middle = in_channels * multiplier
-        self.depthwise = Conv2d(in_channels, middle, kernel_size, stride, padding, dilation, in_channels, bias)
-        self.pointwise = Conv2d(middle, out_channels, 1, bias=bias)
+        self.depthwise = Conv2d(
+            in_channels, middle, kernel_size, stride, padding, dilation, in_channels, bias, **factory
+        )
+        self.pointwise = Conv2d(middle, out_channels, 1, bias=bias, **factory)
 
     def forward(self, input: Tensor) -> Tensor:
         """See :func:`depthwise_separable_conv2d`."""
