@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sparseconv.backends.cpu import amx, conv_bfloat16, depthwise
 from sparseconv.backends.cpu.bisect import block_stops, tap_starts
-from sparseconv.backends.cpu.epilogue import BLOCK, finish_block
+from sparseconv.backends.cpu.epilogue import BLOCK, clear_block, finish_block
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.threads import run_ranges
 from sparseconv.backends.cpu.tile import KINDS, gather_tiles, outer_tiles
@@ -97,9 +97,7 @@ def _convolve(x, packed, plan, bias, residual, relu, in_rows, out_rows, tap_offs
         row1 = min(n_out, row0 + BLOCK)
         block_stops(out_rows, tap_offsets, position, row0, row1, stops)
         for g in range(groups):
-            for r in range(row1 - row0):
-                for o in range(columns):
-                    acc[r, o] = 0
+            clear_block(acc, row1 - row0)
             for tap in range(taps):
                 p = position[tap]
                 n = stops[tap] - p

@@ -16,7 +16,7 @@ from sparseconv.backends.cpu.amx import (
     release_tiles,
 )
 from sparseconv.backends.cpu.bisect import block_stops, tap_starts
-from sparseconv.backends.cpu.epilogue import BLOCK, finish_block
+from sparseconv.backends.cpu.epilogue import BLOCK, clear_block, finish_block
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.threads import run_ranges
 
@@ -95,7 +95,7 @@ def _convolve(
         row1 = min(n_out, row0 + BLOCK)
         block_stops(out_rows, tap_offsets, position, row0, row1, stops)
         for g in range(groups):
-            sums[: row1 - row0] = 0
+            clear_block(sums, row1 - row0)
             for tap in range(taps):
                 for p in range(position[tap], stops[tap], _PAIRS):
                     count = min(stops[tap] - p, _PAIRS)
