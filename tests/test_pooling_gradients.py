@@ -93,23 +93,23 @@ def test_opcheck_of_every_op(dtype: torch.dtype, rows: int) -> None:
         "weighted_sum",
     }
     wide = torch.randn(4).requires_grad_().to(torch.promote_types(dtype, torch.float32))
-    torch.library.opcheck(ops.scale_shift, (features, wide.detach(), wide.detach()))
-    torch.library.opcheck(ops.column_dots, (features, features))
+    torch.library.opcheck(ops.scale_shift.overload, (features, wide.detach(), wide.detach()))
+    torch.library.opcheck(ops.column_dots.overload, (features, features))
     if rows:
-        torch.library.opcheck(ops.column_moments, (features,))
+        torch.library.opcheck(ops.column_moments.overload, (features,))
     inference = (features.detach(), weight.detach(), bias.detach(), grad.detach(), True)
-    torch.library.opcheck(ops.convolve_epilogue, (*inference, *forward_map, n_out, 2))
+    torch.library.opcheck(ops.convolve_epilogue.overload, (*inference, *forward_map, n_out, 2))
     # opcheck's own comparison of eager and traced gradients is exact arithmetic on both sides.
-    torch.library.opcheck(ops.max_pool, (features, *forward_map, n_out))
-    torch.library.opcheck(ops.sum_pool, (features, *forward_map, *backward_map, n_out))
-    torch.library.opcheck(ops.convolve, (features, weight, bias, *forward_map, *backward_map, n_out, 2))
-    torch.library.opcheck(ops.convolve, (features, weight, None, *forward_map, *backward_map, n_out, 2))
-    torch.library.opcheck(ops.convolve_weight_gradient, (features, grad, *forward_map, *backward_map, 2))
+    torch.library.opcheck(ops.max_pool.overload, (features, *forward_map, n_out))
+    torch.library.opcheck(ops.sum_pool.overload, (features, *forward_map, *backward_map, n_out))
+    torch.library.opcheck(ops.convolve.overload, (features, weight, bias, *forward_map, *backward_map, n_out, 2))
+    torch.library.opcheck(ops.convolve.overload, (features, weight, None, *forward_map, *backward_map, n_out, 2))
+    torch.library.opcheck(ops.convolve_weight_gradient.overload, (features, grad, *forward_map, *backward_map, 2))
     from sparseconv.ops.pool import max_pool_gradient
 
     argmax = ops.max_pool(features.detach(), *forward_map, n_out)[1]
     cotangent = torch.randn(n_out, 4).to(dtype).requires_grad_()
-    torch.library.opcheck(max_pool_gradient, (cotangent, argmax, rows))
+    torch.library.opcheck(max_pool_gradient.overload, (cotangent, argmax, rows))
 
 
 def test_sum_pool_and_its_gradient_are_adjoint(backend: str) -> None:

@@ -144,11 +144,11 @@ def test_opcheck(dtype: torch.dtype, pairs: int) -> None:
     x = case(pairs, 6, 5, 4, 2, dtype)
     features = x.features.requires_grad_()
     coefficients = x.coefficients.requires_grad_()
-    torch.library.opcheck(weighted_sum, (features, coefficients, x.in_rows, x.out_rows, 5))
+    torch.library.opcheck(weighted_sum.overload, (features, coefficients, x.in_rows, x.out_rows, 5))
     order = x.in_rows.argsort(stable=True)
-    torch.library.opcheck(weighted_sum, (features, coefficients, x.in_rows, x.out_rows, 5, order))
+    torch.library.opcheck(weighted_sum.overload, (features, coefficients, x.in_rows, x.out_rows, 5, order))
     right = torch.randn(5, 4).to(dtype).requires_grad_()
-    torch.library.opcheck(pair_dots, (features, right, x.in_rows, x.out_rows, 2))
+    torch.library.opcheck(pair_dots.overload, (features, right, x.in_rows, x.out_rows, 2))
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(0, 50), st.integers(1, 9), st.integers(1, 9))

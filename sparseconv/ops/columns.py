@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from sparseconv.backends import backend_for
+from sparseconv.ops.operator import Operator
 from sparseconv.ops.precision import widen
 
 
-@torch.library.custom_op("sparseconv::scale_shift", mutates_args=())
+@Operator
 def scale_shift(
     values: Tensor,  # [N, C]
     scale: Tensor,  # [C]
@@ -30,7 +31,7 @@ def _(values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("sparseconv::column_dots", mutates_args=())
+@Operator
 def column_dots(
     grad: Tensor,  # [N, C]
     values: Tensor,  # [N, C]
@@ -45,7 +46,7 @@ def _(grad: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(values.new_empty(values.shape[1], dtype=dtype) for _ in range(2))  # type: ignore[return-value]
 
 
-@torch.library.custom_op("sparseconv::column_moments", mutates_args=())
+@Operator
 def column_moments(values: Tensor) -> tuple[Tensor, Tensor]:  # [N, C] -> [C], [C]
     """Mean and (biased) variance of each column, in the type that sums are taken in. N is at least 1."""
     return backend_for(values.device).column_moments(widen(values))

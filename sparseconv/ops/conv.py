@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sparseconv.backends import backend_for
+from sparseconv.ops.operator import Operator
 from sparseconv.ops.precision import multiplied, widen
 
 
@@ -28,7 +29,7 @@ def transpose_weight(weight: Tensor, groups: int) -> Tensor:
     return grouped.permute(0, 3, 2, 1).reshape(groups * depth, taps, c_out // groups)
 
 
-@torch.library.custom_op("sparseconv::convolve", mutates_args=())
+@Operator
 def convolve(
     features: Tensor,  # [n_in, C_in]
     weight: Tensor,  # [C_out, K, C_in / groups]
@@ -72,7 +73,7 @@ def _(
     return features.new_empty((n_out, weight.shape[0]))
 
 
-@torch.library.custom_op("sparseconv::convolve_epilogue", mutates_args=())
+@Operator
 def convolve_epilogue(
     features: Tensor,  # [n_in, C_in]
     weight: Tensor,  # [C_out, K, C_in / groups]
@@ -118,7 +119,7 @@ def _(
     return features.new_empty((n_out, weight.shape[0]))
 
 
-@torch.library.custom_op("sparseconv::convolve_weight_gradient", mutates_args=())
+@Operator
 def convolve_weight_gradient(
     features: Tensor,  # [n_in, C_in]
     grad: Tensor,  # [n_out, C_out]
@@ -243,7 +244,7 @@ def _weight_gradient_backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | Non
 convolve_weight_gradient.register_autograd(_weight_gradient_backward, setup_context=_weight_gradient_setup)
 
 
-@torch.library.custom_op("sparseconv::sum_rows", mutates_args=())
+@Operator
 def sum_rows(grad: Tensor) -> Tensor:  # [N, C] -> [C]
     """Sum over rows in an order that does not depend on the number of threads: the gradient of a bias.
 

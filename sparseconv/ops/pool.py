@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from sparseconv.backends import backend_for
+from sparseconv.ops.operator import Operator
 from sparseconv.ops.precision import widen
 
 
-@torch.library.custom_op("sparseconv::max_pool", mutates_args=())
+@Operator
 def max_pool(
     features: Tensor,  # [n_in, C]
     in_rows: Tensor,  # [P] int32
@@ -35,7 +36,7 @@ def _(
     return features.new_empty(shape), features.new_empty(shape, dtype=torch.int32)
 
 
-@torch.library.custom_op("sparseconv::max_pool_gradient", mutates_args=())
+@Operator
 def max_pool_gradient(
     grad: Tensor,  # [n_out, C]
     argmax: Tensor,  # [n_out, C] int32
@@ -88,7 +89,7 @@ def _max_pool_gradient_backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | N
 max_pool_gradient.register_autograd(_max_pool_gradient_backward, setup_context=_max_pool_gradient_setup)
 
 
-@torch.library.custom_op("sparseconv::sum_pool", mutates_args=())
+@Operator
 def sum_pool(
     features: Tensor,  # [n_in, C]
     in_rows: Tensor,  # [P] int32

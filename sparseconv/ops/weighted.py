@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sparseconv.backends import backend_for
+from sparseconv.ops.operator import Operator
 from sparseconv.ops.precision import widen
 
 
@@ -34,7 +35,7 @@ def _check_groups(channels: int, groups: int) -> None:
         raise ValueError(f"the {channels} channels cannot be cut into {groups} groups, one for each coefficient")
 
 
-@torch.library.custom_op("sparseconv::weighted_sum", mutates_args=())
+@Operator
 def weighted_sum(
     features: Tensor,  # [n_in, C]
     coefficients: Tensor,  # [P, G]
@@ -80,7 +81,7 @@ def _(
     return features.new_empty((n_out, features.shape[1]))
 
 
-@torch.library.custom_op("sparseconv::pair_dots", mutates_args=())
+@Operator
 def pair_dots(
     left: Tensor,  # [n_left, C]
     right: Tensor,  # [n_right, C]
