@@ -103,7 +103,7 @@ def test_a_residual_on_other_sites_is_refused() -> None:
 def test_epilogue_op_has_a_fake() -> None:
     rows = torch.arange(6, dtype=torch.int32)
     arguments = (torch.randn(6, 3), torch.randn(4, 1, 3), torch.randn(4), torch.randn(6, 4), True)
-    torch.library.opcheck(convolve_epilogue, (*arguments, rows, rows, torch.tensor([0, 6]), 6, 1))
+    torch.library.opcheck(convolve_epilogue.overload, (*arguments, rows, rows, torch.tensor([0, 6]), 6, 1))
 
 
 def layers() -> Sequential:

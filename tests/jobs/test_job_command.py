@@ -51,7 +51,7 @@ def interrupt(process: subprocess.Popen[str]) -> None:
     while process.poll() is None:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(15.0)
+            process.wait(5.0)
 
 
 def worker_of(process: subprocess.Popen[str]) -> int:
@@ -70,7 +70,7 @@ def worker_of(process: subprocess.Popen[str]) -> int:
 @pytest.fixture
 def big(tmp_path: Path) -> tuple[Path, Path]:
     # Enough that a job can be met in its middle.
-    write_scans(tmp_path / "in", 60, points=6000)
+    write_scans(tmp_path / "in", 60, points=24_000)
     return tmp_path / "in", tmp_path / "out"
 
 
