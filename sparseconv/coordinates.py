@@ -256,16 +256,8 @@ class Coordinates:
                 found = backend_for(self.device).coarse_map(self.index(), geometry, shape)
             coarse = Coordinates._trusted(found.sites, shape, self._batch_size)
             coarse._indexes[backend_name(self.device)] = found.index
-            kernel_map = KernelMap(
-                found.fine_rows,
-                found.coarse_rows,
-                found.tap_offsets,
-                len(self),
-                len(coarse),
-                self.is_sorted(),
-                trusted=True,
-            )
-            kept = self._keep(("down", geometry), coarse, kernel_map)
+            pairs = (found.fine_rows, found.coarse_rows, found.tap_offsets)
+            kept = self._keep(("down", geometry), coarse, self._map_of(pairs, self, coarse))
         return kept
 
     def upsample(self, geometry: ConvGeometry, output_padding: tuple[int, ...]) -> tuple[Coordinates, KernelMap]:
@@ -356,9 +348,14 @@ class Coordinates:
     def _build(fine: Coordinates, coarse: Coordinates, geometry: ConvGeometry) -> KernelMap:
         backend = backend_for(fine.device)
         with _keepable():
-            fine_rows, coarse_rows, tap_offsets = backend.kernel_pairs(fine.index(), coarse.index(), geometry)
+            pairs = backend.kernel_pairs(fine.index(), coarse.index(), geometry)
+        return Coordinates._map_of(pairs, fine, coarse)
+
+    @staticmethod
+    def _map_of(pairs: tuple[Tensor, Tensor, Tensor], fine: Coordinates, coarse: Coordinates) -> KernelMap:
+        """The map of pairs that a backend found."""
         ascend = fine.is_sorted() and coarse.is_sorted()
-        return KernelMap(fine_rows, coarse_rows, tap_offsets, len(fine), len(coarse), ascend, trusted=True)
+        return KernelMap(*pairs, len(fine), len(coarse), ascend, trusted=True)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle carries: the sites, not what was built on them."""

@@ -219,6 +219,7 @@ def _fill(
             member = np.uint64(members[m])
             line = member >> np.uint64(32)
             tap0 = (member & _LOW_HALF) * np.uint64(taps)
+            # A loop for each, so that the usual one does not ask about the table at every hit.
             if has_table:
                 for hit in range(hit_starts[line], hit_stops[line]):
                     cell = np.uint64(hit_cells[hit])
