@@ -134,6 +134,8 @@ def process_scans(
                 (runner or run_here)(left, settings, keep, workers, add, fail)
         except KeyboardInterrupt:
             outcome.interrupted = True
+            # It may have fallen between a result's write and its count.
+            outcome.done = records.added()
         outcome.seconds = time.perf_counter() - start
         records.finish(outcome.summary())
     return outcome

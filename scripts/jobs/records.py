@@ -82,6 +82,7 @@ class Records:
         self.folder = folder
         self.torn = 0
         self._known: dict[str, Record] = {}
+        self._added: dict[str, Record] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(folder)
@@ -188,18 +189,24 @@ class Records:
         if self._file is None:
             raise ValueError(f"{self.folder}: the job is finished; open its records again to add to them")
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        # Noted before it is written: a Ctrl-C that falls into the write must not make finish() drop the line.
+        self._added[record["name"]] = record
         written = os.write(self._file, line)
         if written != len(line):
             raise OSError(f"{self.folder / RESULTS_FILE}: only {written} of {len(line)} bytes could be written")
         os.fsync(self._file)
-        self._known[record["name"]] = record
+
+    def added(self) -> set[str]:
+        """Names of the scans whose results were added since the folder was opened."""
+        return set(self._added)
 
     def finish(self, summary: Record) -> None:
         """Sort the results by name, one line a scan, and write the summary; nothing can be added any more."""
         # Windows replaces no file that is open.
         self._close_results()
+        records = self._known | self._added
         with renamed_when_complete(self.folder / RESULTS_FILE) as path, path.open("w", newline="\n") as file:
-            file.writelines(json.dumps(self._known[name]) + "\n" for name in sorted(self._known))
+            file.writelines(json.dumps(records[name]) + "\n" for name in sorted(records))
         with renamed_when_complete(self.folder / SUMMARY_FILE) as path:
             path.write_text(json.dumps(summary, indent=2) + "\n")
 

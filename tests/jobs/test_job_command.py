@@ -51,7 +51,7 @@ def interrupt(process: subprocess.Popen[str]) -> None:
     while process.poll() is None:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5.0)
+            process.wait(20.0)
 
 
 def worker_of(process: subprocess.Popen[str]) -> int:

@@ -52,6 +52,30 @@ def test_each_scan_once_and_only_what_is_left(tmp_path: Path) -> None:
     assert lines(tmp_path / "out") == records
 
 
+@pytest.mark.parametrize("moment", ["write", "fsync"])
+def test_a_ctrl_c_while_a_result_is_written_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    write_scans(tmp_path / "in", 4)
+    call = getattr(os, moment)
+    results = tmp_path / "out/results.jsonl"
+
+    def interrupted(handle: int, *rest: Any) -> Any:
+        answer = call(handle, *rest)
+        # After the second result's bytes, once.
+        if results.exists() and len(results.read_bytes().splitlines()) == 2 and not hit:
+            hit.append(moment)
+            raise KeyboardInterrupt
+        return answer
+
+    hit: list[str] = []
+    monkeypatch.setattr(os, moment, interrupted)
+    outcome = run(tmp_path / "in", tmp_path / "out")
+    assert hit and outcome.interrupted and len(outcome.done) == 2
+    assert outcome.done == {record["name"] for record in lines(tmp_path / "out")}
+    assert run(tmp_path / "in", tmp_path / "out").skipped == 2
+
+
 def test_a_record_counts_what_the_library_counts(tmp_path: Path) -> None:
     from sparseconv import SparseTensor, voxelize
     from sparseconv.datasets import read_points
