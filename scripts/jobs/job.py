@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sparseconv.scripts.jobs.backbone import Backbone, WeightsChanged
+from sparseconv.scripts.jobs.interrupts import noted_interrupts
 from sparseconv.scripts.jobs.loading import for_each, is_worker_death
 from sparseconv.scripts.jobs.reading import Failure, ReadResult, ScanFiles, one_line
 from sparseconv.scripts.jobs.records import Record, Records
@@ -105,7 +106,7 @@ def process_scans(
         ValueError: the folder cannot be used, or holds other results.
         OSError: results cannot be written.
     """
-    with Records(folder, settings, overwrite) as records:
+    with Records(folder, settings, overwrite) as records, noted_interrupts() as interrupts:
         left = [scan for scan in scans if overwrite or not records.is_done(scan, save_features)]
         outcome = Outcome(len(scans), len(scans) - len(left))
         on_start(outcome)
@@ -122,11 +123,13 @@ def process_scans(
             outcome.voxel_sizes.add(tuple(record["voxel_size"]))
             outcome.seconds = time.perf_counter() - start
             on_scan(outcome)
+            interrupts.check()
 
         def fail(name: str, reason: str) -> None:
             outcome.failed[name] = reason
             outcome.seconds = time.perf_counter() - start
             on_scan(outcome)
+            interrupts.check()
 
         try:
             if left:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -46,14 +45,6 @@ def wait_for(process: subprocess.Popen[str], out: Path, count: int) -> None:
         time.sleep(0.05)
 
 
-def interrupt(process: subprocess.Popen[str]) -> None:
-    """Ctrl-C, and again where it was not heard: Python drops one that falls into a destructor."""
-    while process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20.0)
-
-
 def worker_of(process: subprocess.Popen[str]) -> int:
     """A reading process: the child whose command line says so."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -80,7 +71,7 @@ def test_interrupted_gone_on_with_and_a_worker_shot(big: tuple[Path, Path]) -> N
     (source / "broken.bin").write_bytes(b"\0" * 30)
     process = start(source, "--jobs", 1, "--out", out)
     wait_for(process, out, 5)
-    interrupt(process)
+    process.send_signal(signal.SIGINT)
     code, _, err = finish(process)
     done = len(records(out))
     assert code == 130 and 5 <= done < 60, err

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,28 @@ def test_a_ctrl_c_while_a_result_is_written_loses_none(
     assert hit and outcome.interrupted and len(outcome.done) == 2
     assert outcome.done == {record["name"] for record in lines(tmp_path / "out")}
     assert run(tmp_path / "in", tmp_path / "out").skipped == 2
+
+
+def test_a_ctrl_c_that_python_drops_is_heard_after_the_scan(tmp_path: Path) -> None:
+    write_scans(tmp_path / "in", 4)
+    before = signal.getsignal(signal.SIGINT)
+
+    def press(outcome: Any) -> None:
+        if len(outcome.done) == 2:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+    outcome = run(tmp_path / "in", tmp_path / "out", on_scan=press)
+    assert outcome.interrupted and len(outcome.done) == len(lines(tmp_path / "out")) == 2
+    assert signal.getsignal(signal.SIGINT) is before
+    # Where it is ignored from outside, it stays so.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        outcome = run(tmp_path / "in", tmp_path / "out", on_scan=press, overwrite=True)
+        assert not outcome.interrupted and len(outcome.done) == 4
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_record_counts_what_the_library_counts(tmp_path: Path) -> None:
