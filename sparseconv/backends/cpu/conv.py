@@ -1,7 +1,8 @@
 """Convolution and its weight gradient by fused gather-GEMM-scatter, in blocks of output rows.
 
-A thread owns whole blocks, a block takes the taps in order, and its sums live in a small scratch until they
-are written out once with the bias: no atomics, and the same order of summation on any number of threads.
+A thread owns whole blocks and a block takes the taps in order: no atomics, and the same order of summation on any
+number of threads. A block's sums begin with bias and residual and grow in the output itself, or in a scratch where
+its rows are narrower than the vectors that cover them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from sparseconv.backends.cpu import amx, conv_bfloat16, depthwise
 from sparseconv.backends.cpu.bisect import block_stops, tap_starts
-from sparseconv.backends.cpu.epilogue import BLOCK, clear_block, finish_block
+from sparseconv.backends.cpu.epilogue import BLOCK, finish_rows, start_rows
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.threads import run_ranges
 from sparseconv.backends.cpu.tile import KINDS, gather_tiles, outer_tiles
@@ -84,20 +85,29 @@ def _convolve(x, packed, plan, bias, residual, relu, in_rows, out_rows, tap_offs
     width = c_out // groups
     item = packed.itemsize
     group_bytes = x.shape[1] // groups * x.itemsize
-    acc = np.empty((BLOCK, columns), out.dtype)
+    is_direct = columns == width
+    flat, added = out.reshape(-1), residual.reshape(-1)
+    scratch = np.empty(np.int64(0) if is_direct else BLOCK * columns, out.dtype)
     position = tap_starts(out_rows, tap_offsets, start * BLOCK)
     stops = np.empty(taps, np.int64)
     x_at = x.ctypes.data
     in_at = in_rows.ctypes.data
     out_at = out_rows.ctypes.data
     weight_at = packed.ctypes.data
-    acc_at = acc.ctypes.data
+    step = c_out if is_direct else columns
     for block in range(start, stop):
         row0 = block * BLOCK
         row1 = min(n_out, row0 + BLOCK)
         block_stops(out_rows, tap_offsets, position, row0, row1, stops)
+        rows, at = row1 - row0, row0 * c_out
+        if is_direct:
+            start_rows(flat, at, c_out, rows, c_out, bias, added, at, c_out)
         for g in range(groups):
-            clear_block(acc, row1 - row0)
+            own = g * width
+            sums_at = flat.ctypes.data + (at + own) * item
+            if not is_direct:
+                start_rows(scratch, 0, columns, rows, width, bias[own : own + width], added, at + own, c_out)
+                sums_at = scratch.ctypes.data
             for tap in range(taps):
                 p = position[tap]
                 n = stops[tap] - p
@@ -114,13 +124,16 @@ def _convolve(x, packed, plan, bias, residual, relu, in_rows, out_rows, tap_offs
                         weight_at + ((tap * groups + g) * depth * columns + first) * item,
                         columns * item,
                         depth,
-                        acc_at + first * item,
-                        columns * item,
+                        sums_at + first * item,
+                        step * item,
                         out_at + 4 * p,
                         row0,
                         n,
                     )
-            finish_block(acc, bias, residual, relu, row0, row1, g * width, width, out)
+            if not is_direct:
+                finish_rows(scratch, 0, columns, rows, width, relu, flat, at + own, c_out)
+        if is_direct and relu:
+            finish_rows(flat, at, c_out, rows, c_out, relu, flat, at, c_out)
         position[:] = stops
 
 
@@ -192,16 +205,18 @@ def convolve(
         features = torch.nn.functional.pad(features, (0, 1))
     x, w = (_bits(tensor.detach()) for tensor in (features.contiguous(), weight))
     dtype = np.dtype(np.float64 if features.dtype == torch.float64 else np.float32)
-    b = np.zeros(c_out, dtype) if bias is None else bias.detach().to(_TORCH[dtype]).contiguous().numpy()
-    added = np.empty((0, c_out), dtype)
+    b, added = np.empty(0, dtype), np.empty((0, c_out), dtype)
+    if bias is not None:
+        b = bias.detach().to(_TORCH[dtype]).contiguous().numpy()
     if residual is not None:
         added = residual.detach().to(_TORCH[dtype]).contiguous().numpy()
     pairs, sources, offsets = out_rows.numpy(), in_rows.numpy(), tap_offsets.numpy()
     out = np.empty((n_out, c_out), dtype)
     if depth == 0 or c_out == 0:
-        out[:] = b
+        out[:] = b if len(b) else 0
         return _finish(out, added, relu)
     if depth == 1 and groups > 1:
+        b = b if len(b) else np.zeros(c_out, dtype)
         depthwise.convolve(x, w, b, sources, pairs, offsets, out)
         return _finish(out, added, relu)
     blocks = -(-n_out // BLOCK)

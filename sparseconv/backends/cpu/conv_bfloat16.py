@@ -16,7 +16,7 @@ from sparseconv.backends.cpu.amx import (
     release_tiles,
 )
 from sparseconv.backends.cpu.bisect import block_stops, tap_starts
-from sparseconv.backends.cpu.epilogue import BLOCK, clear_block, finish_block
+from sparseconv.backends.cpu.epilogue import BLOCK, finish_rows, start_rows
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.threads import run_ranges
 
@@ -87,6 +87,7 @@ def _convolve(
     width = c_out // groups
     depth = x.shape[1] // groups
     steps = pairs // 16
+    flat_sums, added, flat = sums.reshape(-1), residual.reshape(-1), out.reshape(-1)
     position = tap_starts(out_rows, tap_offsets, start * BLOCK)
     stops = np.empty(taps, np.int64)
     load_configuration(config.ctypes.data)
@@ -95,7 +96,8 @@ def _convolve(
         row1 = min(n_out, row0 + BLOCK)
         block_stops(out_rows, tap_offsets, position, row0, row1, stops)
         for g in range(groups):
-            clear_block(sums, row1 - row0)
+            own, at = g * width, row0 * c_out + g * width
+            start_rows(flat_sums, 0, columns, row1 - row0, width, bias[own : own + width], added, at, c_out)
             for tap in range(taps):
                 for p in range(position[tap], stops[tap], _PAIRS):
                     count = min(stops[tap] - p, _PAIRS)
@@ -131,7 +133,7 @@ def _convolve(
                             sums.ctypes.data + 4 * first,
                             sums.strides[0],
                         )
-            finish_block(sums, bias, residual, relu, row0, row1, g * width, width, out)
+            finish_rows(flat_sums, 0, columns, row1 - row0, width, relu, flat, at, c_out)
         position[:] = stops
     release_tiles()
 

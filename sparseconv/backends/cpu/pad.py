@@ -27,7 +27,7 @@ def _pad(values, rows, ranks, start, stop, padded):
     columns = np.uint64(padded.shape[2])
     out = padded.reshape(-1)
     source = values.reshape(-1)
-    four = np.uint64(4)
+    one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
     for n in range(np.uint64(start), np.uint64(stop)):
         row = rows[n]
         rank = ranks[n]
@@ -36,14 +36,16 @@ def _pad(values, rows, ranks, start, stop, padded):
         place = np.uint64(row * room + rank) * columns
         read = n * columns
         c = np.uint64(0)
-        # Four at a time without a call: a copy of a length that is unknown here becomes one.
+        # Four at a time, all read before one is written: a single load and store of a vector.
         while c + four <= columns:
-            for i in range(4):
-                out[place + c + np.uint64(i)] = source[read + c + np.uint64(i)]
+            x, y = source[read + c], source[read + c + one]
+            z, feature = source[read + c + two], source[read + c + three]
+            out[place + c], out[place + c + one] = x, y
+            out[place + c + two], out[place + c + three] = z, feature
             c += four
         while c < columns:
             out[place + c] = source[read + c]
-            c += np.uint64(1)
+            c += one
 
 
 def pad_points(

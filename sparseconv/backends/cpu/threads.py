@@ -22,7 +22,7 @@ _pool_size = 0
 
 # Ranges per thread: enough to even out uneven rows, few enough that handing them out (about 2 us each)
 # stays below 1 % of the work.
-_RANGES_PER_THREAD = 4
+_RANGES_PER_THREAD = 8
 
 
 def _forget_pool() -> None:
