@@ -302,6 +302,11 @@ def backend_for(device: torch.device) -> Backend:
         )
     if name == "cuda" and _forced.get() is not None:
         _check_cuda(device)
+    return _imported(name)
+
+
+@functools.cache
+def _imported(name: str) -> Backend:
     return cast(Backend, importlib.import_module(f"sparseconv.backends.{name}"))
 
 

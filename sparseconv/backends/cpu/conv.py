@@ -64,17 +64,30 @@ def column_plan(columns: int, itemsize: int) -> NDArray[np.int64]:
 
 @kernel
 def _pack_weight(weight, groups, start, stop, packed):
-    """``[C_out, K, C_in / groups]`` to ``[K, groups, C_in / groups, columns]`` for taps ``start .. stop``."""
-    depth = weight.shape[2]
-    width = weight.shape[0] // groups
-    columns = packed.shape[3]
-    for tap in range(start, stop):
-        for g in range(groups):
+    """``[C_out, K, C_in / groups]`` to ``[K, groups, C_in / groups, columns]`` for taps ``start .. stop``.
+
+    Four output channels at a time: as many lines of the cache are read as fit there, whatever the channels.
+    """
+    depth, columns = np.uint64(weight.shape[2]), np.uint64(packed.shape[3])
+    width = np.uint64(weight.shape[0] // groups)
+    one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
+    for tap in range(np.uint64(start), np.uint64(stop)):
+        for g in range(np.uint64(groups)):
+            o = np.uint64(0)
+            while o + four <= width:
+                row = g * width + o
+                for c in range(depth):
+                    packed[tap, g, c, o] = weight[row, tap, c]
+                    packed[tap, g, c, o + one] = weight[row + one, tap, c]
+                    packed[tap, g, c, o + two] = weight[row + two, tap, c]
+                    packed[tap, g, c, o + three] = weight[row + three, tap, c]
+                o += four
+            for rest in range(o, width):
+                for c in range(depth):
+                    packed[tap, g, c, rest] = weight[g * width + rest, tap, c]
             for c in range(depth):
-                for o in range(width):
-                    packed[tap, g, c, o] = weight[g * width + o, tap, c]
-                for o in range(width, columns):
-                    packed[tap, g, c, o] = 0
+                for empty in range(width, columns):
+                    packed[tap, g, c, empty] = 0
 
 
 @kernel

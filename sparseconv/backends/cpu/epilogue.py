@@ -46,7 +46,7 @@ def start_rows(sums, first, step, rows, width, bias, residual, residual_first, r
 
 @kernel
 def finish_rows(sums, first, step, rows, width, relu, out, out_first, out_step):
-    """Sums, laid out as in :func:`start_rows`, to rows of ``out``, which may be they: through a ReLU (NaN stays)."""
+    """Sums laid out as in :func:`start_rows` to rows of ``out``, which may be they; through a ReLU (NaN stays)."""
     sum_at, out_at, end = np.uint64(first), np.uint64(out_first), np.uint64(width)
     zero = out.dtype.type(0)
     for _ in range(rows):
