@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from oracle import hard_voxelize as oracle_hard_voxelize
 from oracle import voxelize as oracle_voxelize
 
 import sparseconv
-from sparseconv import HardVoxels, hard_voxelize
+from sparseconv import HardVoxels, hard_voxelize, voxelize
 
 Points = npt.NDArray[np.float32]
 
@@ -212,3 +213,22 @@ def test_a_grid_of_more_cells_than_a_key_can_number(backend: str) -> None:
     far = np.float32([[0, 0, 0, 0], [edge - 64, edge - 64, edge - 64, 0]])
     with pytest.raises(ValueError, match="63 bits"):
         hard_voxelize(far, 1.0, bounds, max_points=3, max_voxels=40)
+
+
+@pytest.mark.parametrize("order", ["first", "sorted"])
+def test_working_memory_is_no_result(order: Any) -> None:
+    """A thread keeps its working memory: later calls, larger and smaller ones, leave earlier results alone."""
+    generator = torch.Generator().manual_seed(3)
+    clouds = [torch.rand(count, 4, generator=generator) * 8 for count in (700, 50, 3000, 1, 700)]
+
+    def voxels(cloud: torch.Tensor) -> list[torch.Tensor]:
+        hard = hard_voxelize(cloud, 0.5, max_points=3, max_voxels=2000, order=order)
+        mean = voxelize(cloud, 0.5)
+        return [hard.points, hard.indices, hard.num_points, hard.point_rows, mean.features, mean.indices]
+
+    found = [voxels(cloud) for cloud in clouds]
+    with ThreadPoolExecutor(4) as pool:
+        others = list(pool.map(voxels, clouds * 4))
+    expected = [voxels(cloud) for cloud in clouds]
+    for result, wanted in zip(found + others, expected * 5, strict=True):
+        assert all(map(torch.equal, result, wanted))

@@ -15,6 +15,7 @@ from torch import Tensor
 from sparseconv.backends import PointGroups
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.radix import argsort_keys
+from sparseconv.backends.cpu.scratch import scratch
 from sparseconv.backends.cpu.threads import run_ranges
 from sparseconv.backends.cpu.voxel_cells import (
     BLOCK,
@@ -33,7 +34,7 @@ _SMALLEST_RANGE = 16384
 # Points with more columns than this are cut to their coordinates first: the block's pass runs over whole rows.
 _MOST_COLUMNS = 8
 # Slots from one probe to the next. Odd, so that every slot is met; a step of 1 would walk through the neighbours
-# of the cell in the way, which are taken more often than not: 0.24 ms for 63,000 points against 0.36.
+# of the cell in the way, which are taken more often than not: 4 % more time for all of the grouping.
 _PROBE = np.uint64(17)
 
 
@@ -186,10 +187,11 @@ def group_points(
     box = grid_keys(values, len(sizes), constants, None if grid is None else grid.tolist())
     total = len(values)
     bits = max(4, (2 * total).bit_length())
-    table = np.zeros(1 << bits, np.uint32)
-    keys = np.empty(total, np.int64)
-    sites = np.empty((total, 1 + ndim), np.int32)
-    counts = np.empty(total, np.int32)
+    table = scratch("voxel table", 1 << bits, np.uint32)
+    table[:] = 0
+    keys = scratch("voxel keys", total, np.int64)
+    sites = scratch("voxel sites", total * (1 + ndim), np.int32).reshape(total, 1 + ndim)
+    counts = scratch("voxel counts", total, np.int32)
     rows = np.empty(total, np.int64)
     ranks = np.empty(total, np.int32)
     dropped = np.zeros(2, np.int64)
@@ -216,7 +218,6 @@ def group_points(
             dropped,
         )
         start += count
-    # Only what was written occupies memory.
     sites, counts = sites[:voxels], counts[:voxels]
     if in_order:
         _, order = argsort_keys(keys[:voxels], box.cells)
@@ -225,6 +226,8 @@ def group_points(
         _reorder(order, sites, counts, ordered, ordered_counts, new_rows)
         run_ranges(lambda start, stop: _renumber(rows, new_rows, start, stop), total, _SMALLEST_RANGE)
         sites, counts = ordered, ordered_counts
+    else:
+        sites, counts = sites.copy(), counts.copy()
     return PointGroups(
         torch.from_numpy(sites),
         torch.from_numpy(counts),
