@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-# Bytes of one kept array at most. Four of them serve a scan of up to a million points; larger ones are made anew,
-# for there the faults are a small part of the work.
+# Bytes of one kept array at most: a scan of half a million points. Larger ones are made anew; there the faults are
+# a smaller part of the work.
 _MOST_BYTES = 1 << 23
 
 _kept = threading.local()
