@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -30,7 +31,7 @@ from sparseconv.scripts.benchmarks.samples import CaseResult
 from sparseconv.scripts.benchmarks.scenes import read_scans
 from sparseconv.scripts.benchmarks.startup import measure_startup
 from sparseconv.scripts.benchmarks.workers import PROGRAMS, Program
-from sparseconv.scripts.console import one_line_errors, out, progress
+from sparseconv.scripts.console import complain, one_line_errors, out, progress
 from sparseconv.scripts.output import complete_folder
 
 _ROUNDS, _QUICK_ROUNDS = 5, 3
@@ -75,14 +76,17 @@ def _programs(peers: tuple[str, ...], threads: int) -> tuple[list[Program], dict
 
 
 def _measure(cases: list[Case], field: Field, data: CaseData, rounds: int) -> list[CaseResult]:
-    results = []
-    with progress() as bar:
+    """Results of all cases, or after Ctrl-C of those measured by then; a line for each where no bar is seen."""
+    results: list[CaseResult] = []
+    with progress() as bar, contextlib.suppress(KeyboardInterrupt):
         turns = rounds * len(field.programs)
         task = bar.add_task("measuring", total=len(cases) * turns)
         for number, case in enumerate(cases):
             bar.update(task, description=f"{case.workload}: {case.name}")
             results.append(field.run(case, data, rounds, lambda: bar.advance(task)))
             bar.update(task, completed=(number + 1) * turns)
+            if bar.disable:
+                complain(f"measured {number + 1} of {len(cases)} cases: {case.workload}, {case.name}")
     return results
 
 
@@ -109,9 +113,9 @@ def bench(
 ) -> None:
     """Measure this library beside plain torch and its peers, round by round in one run.
 
-    Writes bench.json (every sample) and ratios.png into the folder. Peers are installed into virtual environments
-    of their own at their first use; one that cannot be is named and left out. Scans come from the folder
-    $SPARSECONV_DATA, or from a simulated street.
+    Writes bench.json (every sample) and ratios.png into the folder; Ctrl-C ends it with what is measured. Peers are
+    installed into virtual environments of their own at their first use; one that cannot be is named and left out.
+    Scans come from the folder $SPARSECONV_DATA, or from a simulated street.
     """
     chosen = _choose(workloads, tuple(WORKLOADS), "--workloads")
     cases = [case for case in [*all_cases(quick), *([] if quick else growth_cases())] if case.workload in chosen]
@@ -126,11 +130,15 @@ def bench(
         with Field(programs, Path(folder)) as field:
             left_out |= field.left_out
             results = _measure(cases, field, data, rounds)
-        starts = measure_startup(data.scene(DETECTOR), threads) if "startup" in chosen and not quick else []
+        is_whole = len(results) == len(cases)
+        has_starts = "startup" in chosen and not quick and is_whole
+        starts = measure_startup(data.scene(DETECTOR), threads) if has_starts else []
         names = list(field.facts)
         _describe(machine, scans.source, threads, rounds, field.facts)
         for peer, reason in left_out.items():
             out.print(f"[red]left out[/red]: {peer}: {reason}", highlight=False)
+        if not is_whole:
+            out.print(f"[red]stopped[/red] after {len(results)} of {len(cases)} cases", highlight=False)
         page = wide_console()
         print_results(page, results, names)
         if starts:
@@ -142,6 +150,7 @@ def bench(
             "rounds": rounds,
             "programs": field.facts,
             "left_out": left_out,
+            "is_whole": is_whole,
             "best_dense_gflops": best_dense_rate(results),
             "dense_shares": dense_shares(results),
             "growth": time_growth(results),

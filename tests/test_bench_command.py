@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from sparseconv.scripts.bench import _measure
 from sparseconv.scripts.benchmarks.case_data import CaseData
 from sparseconv.scripts.benchmarks.cases import Case, Target, all_cases
 from sparseconv.scripts.benchmarks.growth import growth_cases, surface
@@ -61,6 +63,22 @@ def test_a_quick_run_writes_every_sample(tmp_path: Path) -> None:
             assert timing["problem"] is None, (case["name"], name, timing["problem"])
             assert timing["min"] <= timing["median"] <= timing["upper"] and min(timing["seconds"]) > 0
     assert "plain torch" in result.stdout and record["machine"]["processor"] in result.stdout
+
+
+def test_ctrl_c_keeps_what_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    class Interrupted:
+        programs = ("ours",)
+
+        def run(self, case: Case, data: object, rounds: int, on_turn: object) -> str:
+            if case is cases[2]:
+                raise KeyboardInterrupt
+            return case.name
+
+    cases = all_cases(False)[:5]
+    field: Any = Interrupted()
+    data: Any = None
+    assert _measure(cases, field, data, 3) == [case.name for case in cases[:2]]
+    assert "measured 2 of 5 cases" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [["--peers", "spconf"], ["--workloads", "W1,W99"]])
