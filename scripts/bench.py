@@ -113,9 +113,9 @@ def bench(
 ) -> None:
     """Measure this library beside plain torch and its peers, round by round in one run.
 
-    Writes bench.json (every sample) and ratios.png into the folder; Ctrl-C ends it with what is measured. Peers are
-    installed into virtual environments of their own at their first use; one that cannot be is named and left out.
-    Scans come from the folder $SPARSECONV_DATA, or from a simulated street.
+    Writes bench.json (every sample) and ratios.png into the folder; Ctrl-C ends it with what is measured. Peers
+    are installed into virtual environments of their own at their first use; one that cannot be is named and left
+    out. Scans come from the folder $SPARSECONV_DATA, or from a simulated street.
     """
     chosen = _choose(workloads, tuple(WORKLOADS), "--workloads")
     cases = [case for case in [*all_cases(quick), *([] if quick else growth_cases())] if case.workload in chosen]
