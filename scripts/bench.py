@@ -35,6 +35,8 @@ from sparseconv.scripts.console import complain, one_line_errors, out, progress
 from sparseconv.scripts.output import complete_folder
 
 _ROUNDS, _QUICK_ROUNDS = 5, 3
+# After Ctrl-C, as shells have it.
+_EXIT_INTERRUPTED = 130
 
 
 def _choose(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
@@ -131,6 +133,9 @@ def bench(
             left_out |= field.left_out
             results = _measure(cases, field, data, rounds)
         is_whole = len(results) == len(cases)
+        if cases and not results:
+            # Nothing to write: what an earlier run left in the folder stays.
+            raise KeyboardInterrupt
         has_starts = "startup" in chosen and not quick and is_whole
         starts = measure_startup(data.scene(DETECTOR), threads) if has_starts else []
         names = list(field.facts)
@@ -161,6 +166,8 @@ def bench(
         title = f"{machine['processor']}, up to {threads} threads, {scans.source}"
         save_ratios(staging / "ratios.png", results, names, title)
     out.print(f"[bold]wrote[/bold]    {out_dir}/bench.json, ratios.png", highlight=False)
+    if not is_whole:
+        raise typer.Exit(_EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ class Backend(Protocol):
         """``out[o] = bias + sum over taps of weight[:, t] @ features[i]``: ``[n_out, C_out]``.
 
         ``weight`` is ``[C_out, K, C_in / groups]`` with any strides. The epilogue adds ``residual [n_out, C_out]``
-        and then sets negative values to zero (``relu``); NaN stays. A weight that is not finite may reach rows
+        and then sets negative values to zero (``relu``); NaN stays. A backend may begin its sums with bias and
+        residual: each addition then rounds at their magnitude. A weight that is not finite may reach rows
         that lack its tap's neighbour: a backend may multiply an absent row as zero.
         """
 
@@ -307,6 +308,7 @@ def backend_for(device: torch.device) -> Backend:
 
 @functools.cache
 def _imported(name: str) -> Backend:
+    """The backend's module, imported once: asking for it at every call costs as much as a small kernel."""
     return cast(Backend, importlib.import_module(f"sparseconv.backends.{name}"))
 
 
