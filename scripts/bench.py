@@ -31,12 +31,10 @@ from sparseconv.scripts.benchmarks.samples import CaseResult
 from sparseconv.scripts.benchmarks.scenes import read_scans
 from sparseconv.scripts.benchmarks.startup import measure_startup
 from sparseconv.scripts.benchmarks.workers import PROGRAMS, Program
-from sparseconv.scripts.console import complain, one_line_errors, out, progress
+from sparseconv.scripts.console import EXIT_INTERRUPTED, complain, one_line_errors, out, progress
 from sparseconv.scripts.output import complete_folder
 
 _ROUNDS, _QUICK_ROUNDS = 5, 3
-# After Ctrl-C, as shells have it.
-_EXIT_INTERRUPTED = 130
 
 
 def _choose(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
@@ -167,7 +165,7 @@ def bench(
         save_ratios(staging / "ratios.png", results, names, title)
     out.print(f"[bold]wrote[/bold]    {out_dir}/bench.json, ratios.png", highlight=False)
     if not is_whole:
-        raise typer.Exit(_EXIT_INTERRUPTED)
+        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ err = Console(stderr=True)
 
 # A wrong call or a file that cannot be used, as Typer's own usage errors.
 EXIT_BAD_INPUT = 2
+# After Ctrl-C, as shells have it.
+EXIT_INTERRUPTED = 130
 
 
 def fail(message: str) -> NoReturn:

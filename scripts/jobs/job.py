@@ -47,6 +47,16 @@ class Outcome:
     seconds: float = 0.0
     interrupted: bool = False
 
+    def count(self, record: Record) -> None:
+        """Take a scan's result in; once more changes nothing."""
+        self.failed.pop(record["name"], None)
+        self.done.add(record["name"])
+        if record.get("output_not_finite"):
+            self.not_finite.add(record["name"])
+        if record["from_mesh"] == "vertices":
+            self.vertices_only.add(record["name"])
+        self.voxel_sizes.add(tuple(record["voxel_size"]))
+
     def summary(self) -> Record:
         """Everything as JSON."""
         peak = _peak_megabytes()
@@ -114,13 +124,7 @@ def process_scans(
 
         def add(record: Record) -> None:
             records.add(record)
-            outcome.failed.pop(record["name"], None)
-            outcome.done.add(record["name"])
-            if record.get("output_not_finite"):
-                outcome.not_finite.add(record["name"])
-            if record["from_mesh"] == "vertices":
-                outcome.vertices_only.add(record["name"])
-            outcome.voxel_sizes.add(tuple(record["voxel_size"]))
+            outcome.count(record)
             outcome.seconds = time.perf_counter() - start
             on_scan(outcome)
             interrupts.check()
@@ -138,7 +142,8 @@ def process_scans(
         except KeyboardInterrupt:
             outcome.interrupted = True
             # It may have fallen between a result's write and its count.
-            outcome.done = records.added()
+            for record in records.added():
+                outcome.count(record)
         outcome.seconds = time.perf_counter() - start
         records.finish(outcome.summary())
     return outcome

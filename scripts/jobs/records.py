@@ -196,9 +196,9 @@ class Records:
             raise OSError(f"{self.folder / RESULTS_FILE}: only {written} of {len(line)} bytes could be written")
         os.fsync(self._file)
 
-    def added(self) -> set[str]:
-        """Names of the scans whose results were added since the folder was opened."""
-        return set(self._added)
+    def added(self) -> list[Record]:
+        """The results that were added since the folder was opened."""
+        return list(self._added.values())
 
     def finish(self, summary: Record) -> None:
         """Sort the results by name, one line a scan, and write the summary; nothing can be added any more."""

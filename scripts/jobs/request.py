@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from sparseconv.scripts.console import complain, out
+from sparseconv.scripts.console import EXIT_INTERRUPTED, complain, out
 from sparseconv.scripts.jobs.display import Display
 from sparseconv.scripts.jobs.job import Outcome, process_scans
 from sparseconv.scripts.jobs.search import find_scans, has_magic
@@ -16,9 +16,8 @@ from sparseconv.scripts.jobs.settings import Settings
 from sparseconv.scripts.scan import vertices_note
 from sparseconv.scripts.voxel_size import spell_size
 
-# At least one scan failed, the others are done; after Ctrl-C as shells have it.
+# At least one scan failed, the others are done.
 EXIT_SOME_FAILED = 1
-EXIT_INTERRUPTED = 130
 # Failures printed in full; all of them stand in job_summary.json.
 _SHOWN_FAILURES = 20
 

@@ -75,6 +75,7 @@ def test_a_ctrl_c_while_a_result_is_written_loses_none(
     outcome = run(tmp_path / "in", tmp_path / "out")
     assert hit and outcome.interrupted and len(outcome.done) == 2
     assert outcome.done == {record["name"] for record in lines(tmp_path / "out")}
+    assert outcome.voxel_sizes == {tuple(record["voxel_size"]) for record in lines(tmp_path / "out")}
     assert run(tmp_path / "in", tmp_path / "out").skipped == 2
 
 
