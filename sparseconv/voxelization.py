@@ -143,7 +143,13 @@ def as_batch(points: PointsLike) -> tuple[Tensor, list[int]]:
 
 
 def _group(
-    points: Tensor, sizes: list[int], grid: VoxelGrid, nonfinite: str, max_voxels: int | None, in_order: bool
+    points: Tensor,
+    sizes: list[int],
+    grid: VoxelGrid,
+    nonfinite: str,
+    in_order: bool,
+    max_voxels: int | None = None,
+    max_points: int | None = None,
 ) -> PointGroups:
     if nonfinite not in ("error", "drop"):
         raise ValueError(f"nonfinite must be 'error' or 'drop', got {nonfinite!r}")
@@ -156,6 +162,7 @@ def _group(
         shape,
         max_voxels,
         in_order,
+        max_points,
     )
     if groups.num_nonfinite and nonfinite == "error":
         row = int(torch.nonzero(~points[:, :3].isfinite().all(1))[0, 0])
@@ -195,7 +202,7 @@ def voxelize(
         raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
     grid = VoxelGrid.create(voxel_size, point_cloud_range)
     cloud, sizes = as_batch(points)
-    groups = _group(cloud, sizes, grid, nonfinite, None, in_order=True)
+    groups = _group(cloud, sizes, grid, nonfinite, in_order=True)
     features, counts = reduce_points(cloud, groups.rows, len(groups.indices), reduce)
     return Voxels(
         features,
@@ -298,20 +305,21 @@ def hard_voxelize(
         raise ValueError(f"order must be 'first' or 'sorted', got {order!r}")
     grid = VoxelGrid.create(voxel_size, point_cloud_range)
     cloud, sizes = as_batch(points)
-    groups = _group(cloud, sizes, grid, nonfinite, max_voxels, order == "sorted")
     # Only torch's own indexing has a gradient.
     needs_gradient = cloud.requires_grad and torch.is_grad_enabled()
-    pad = grouping.pad_points if needs_gradient else backend_for(cloud.device).pad_points
-    padded, num_points, num_kept = pad(cloud, groups.rows, groups.ranks, groups.counts, max_points)
+    groups = _group(
+        cloud, sizes, grid, nonfinite, order == "sorted", max_voxels, None if needs_gradient else max_points
+    )
+    blocks = groups.blocks or grouping.pad_points(cloud, groups, max_points)
     num_inside = len(cloud) - groups.num_outside - groups.num_nonfinite
     return HardVoxels(
-        padded,
+        blocks.points,
         groups.indices,
-        num_points,
+        blocks.counts,
         groups.rows,
         grid,
         len(sizes),
         groups.num_outside,
         groups.num_nonfinite,
-        num_inside - num_kept,
+        num_inside - blocks.num_points,
     )

@@ -155,6 +155,7 @@ class Backend(Protocol):
         grid: Tensor | None,
         max_voxels: int | None,
         in_order: bool,
+        max_points: int | None = None,
     ) -> PointGroups:
         """Group a batch of points by voxel: cell ``floor((p - low) / size)`` of each axis in float32.
 
@@ -166,15 +167,7 @@ class Backend(Protocol):
             grid: int64 ``[D]`` cells of each axis; None: as far as int32 goes.
             max_voxels: voxels of a sample that are kept, the first that its points meet; None: all.
             in_order: sort the voxels lexicographically; else they come in the order in which points meet them.
-        """
-
-    def pad_points(
-        self, values: Tensor, rows: Tensor, ranks: Tensor, counts: Tensor, max_points: int
-    ) -> tuple[Tensor, Tensor, int]:
-        """Blocks ``[M, max_points, C]`` of the points of each row, by rank, zero where there is none.
-
-        ``counts`` int32 ``[M]`` are the points of each row. Also gives how many each row keeps, int32 ``[M]``, and
-        their sum.
+            max_points: room of each voxel's block of points; None: no blocks.
         """
 
     def reduce_points(self, values: Tensor, rows: Tensor, n_rows: int, reduce: str) -> tuple[Tensor, Tensor]:
@@ -199,6 +192,20 @@ class CoarseMap(NamedTuple):
     tap_offsets: Tensor
 
 
+class PointBlocks(NamedTuple):
+    """The first points of each of M voxels.
+
+    Attributes:
+        points: ``[M, max_points, C]``, zeros behind a voxel's points.
+        counts: int32 ``[M]`` points of each block.
+        num_points: their sum.
+    """
+
+    points: Tensor
+    counts: Tensor
+    num_points: int
+
+
 class PointGroups(NamedTuple):
     """Points grouped by voxel: M voxels, N points.
 
@@ -209,6 +216,7 @@ class PointGroups(NamedTuple):
         ranks: int32 ``[N]`` how many earlier points share its voxel; nothing where it was dropped.
         num_outside: points outside the grid, or beyond int32.
         num_nonfinite: points with a NaN or infinite coordinate.
+        blocks: the first points of each voxel, None where not asked for.
     """
 
     indices: Tensor
@@ -217,6 +225,7 @@ class PointGroups(NamedTuple):
     ranks: Tensor
     num_outside: int
     num_nonfinite: int
+    blocks: PointBlocks | None = None
 
 
 class DuplicateSiteError(ValueError):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sparseconv.backends import PointGroups
+from sparseconv.backends import PointBlocks, PointGroups
 
 
 def sample_of_points(sizes: Sequence[int], device: torch.device) -> Tensor:
@@ -65,11 +65,9 @@ def group_cells(
     return PointGroups(indices[order], counts, rows, ranks, num_outside, num_nonfinite)
 
 
-def pad_points(
-    values: Tensor, rows: Tensor, ranks: Tensor, counts: Tensor, max_points: int
-) -> tuple[Tensor, Tensor, int]:
-    """See :meth:`sparseconv.backends.Backend.pad_points`."""
-    kept = (rows >= 0) & (ranks < max_points)
-    padded = values.new_zeros((len(counts), max_points, values.shape[1]))
-    padded = padded.index_put((rows[kept], ranks[kept].long()), values[kept])
-    return padded, counts.clamp(max=max_points), int(kept.sum())
+def pad_points(values: Tensor, groups: PointGroups, max_points: int) -> PointBlocks:
+    """Blocks of the rows ``values [N, C]`` of each voxel's first points; they have a gradient."""
+    kept = (groups.rows >= 0) & (groups.ranks < max_points)
+    padded = values.new_zeros((len(groups.counts), max_points, values.shape[1]))
+    padded = padded.index_put((groups.rows[kept], groups.ranks[kept].long()), values[kept])
+    return PointBlocks(padded, groups.counts.clamp(max=max_points), int(kept.sum()))

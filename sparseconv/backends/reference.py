@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from sparseconv.backends import CoarseMap, DuplicateSiteError, PointGroups
-from sparseconv.backends.grouping import group_cells
-from sparseconv.backends.grouping import pad_points as pad_points
+from sparseconv.backends.grouping import group_cells, pad_points
 from sparseconv.backends.site_keys import FARTHEST_CELL, SiteKeys, coarse_box, fine_box
 from sparseconv.geometry import ConvGeometry
 
@@ -284,8 +283,11 @@ def group_points(
     grid: Tensor | None,
     max_voxels: int | None,
     in_order: bool,
+    max_points: int | None = None,
 ) -> PointGroups:
-    return group_cells(*_place(points, low, size, grid), sizes, max_voxels, in_order, unique_sites, rank_in_voxel)
+    placed = _place(points, low, size, grid)
+    groups = group_cells(*placed, sizes, max_voxels, in_order, unique_sites, rank_in_voxel)
+    return groups if max_points is None else groups._replace(blocks=pad_points(points, groups, max_points))
 
 
 def reduce_points(values: Tensor, rows: Tensor, n_rows: int, reduce: str) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,6 @@ from sparseconv.backends.cpu.columns import column_dots, column_moments, scale_s
 from sparseconv.backends.cpu.conv import convolve, weight_gradient
 from sparseconv.backends.cpu.hash import bounds, build_index, is_sorted, query
 from sparseconv.backends.cpu.kernel_map import kernel_pairs, order_pairs
-from sparseconv.backends.cpu.pad import pad_points
 from sparseconv.backends.cpu.pool import max_pool, max_pool_gradient, sum_pool
 from sparseconv.backends.cpu.reduce import reduce_points
 from sparseconv.backends.cpu.sites import fine_sites, unique_sites
@@ -34,7 +33,6 @@ __all__ = [
     "max_pool",
     "max_pool_gradient",
     "order_pairs",
-    "pad_points",
     "pair_dots",
     "query",
     "reduce_points",

@@ -37,7 +37,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
-def _submit(work: Callable[[], None], count: int) -> list[Future[None]]:
+def submit(work: Callable[[], None], count: int) -> list[Future[None]]:
     """Hand ``work`` to ``count`` pool threads, growing the pool where it is too small.
 
     Where no more threads can be started (at interpreter exit, or at a limit of the system), fewer are used.
@@ -80,7 +80,7 @@ def run_ranges(task: Callable[[int, int], object], total: int, smallest: int) ->
         while (piece := next(ticket)) < pieces:
             task(bounds[piece], bounds[piece + 1])
 
-    helpers = _submit(work, min(threads, pieces) - 1)
+    helpers = submit(work, min(threads, pieces) - 1)
     errors: list[BaseException] = []
     try:
         work()

@@ -60,18 +60,14 @@ def all_finite(values):
 
 @kernel
 def block_constants(columns, low, size, first, last):
-    """Lower corner, size, and first and last cell of each value of a block."""
-    length = BLOCK * columns
-    lows = np.empty(length, np.float32)
-    sizes = np.empty(length, np.float32)
-    firsts = np.empty(length, np.float32)
-    lasts = np.empty(length, np.float32)
-    _repeat(low, columns, np.float32(0), lows)
-    _repeat(size, columns, np.float32(1), sizes)
+    """Lower corner, size, and first and last cell of each value of a block, in four rows."""
+    constants = np.empty((4, BLOCK * columns), np.float32)
+    _repeat(low, columns, np.float32(0), constants[0])
+    _repeat(size, columns, np.float32(1), constants[1])
     # No cell for a feature, whatever its value.
-    _repeat(first, columns, np.float32(np.inf), firsts)
-    _repeat(last, columns, np.float32(-np.inf), lasts)
-    return lows, sizes, firsts, lasts
+    _repeat(first, columns, np.float32(np.inf), constants[2])
+    _repeat(last, columns, np.float32(-np.inf), constants[3])
+    return constants
 
 
 @kernel
@@ -79,7 +75,8 @@ def _span(points, low, size, first, last, least, most):
     """Smallest and largest cell of the points inside, per axis; unchanged where there is none."""
     ndim = low.shape[0]
     rows, columns = points.shape
-    lows, sizes, firsts, lasts = block_constants(columns, low, size, first, last)
+    constants = block_constants(columns, low, size, first, last)
+    lows, sizes, firsts, lasts = constants[0], constants[1], constants[2], constants[3]
     cells = np.empty(BLOCK * columns, np.int32)
     flat = points.reshape(-1)
     for start in range(0, rows, BLOCK):
@@ -98,11 +95,14 @@ def _span(points, low, size, first, last, least, most):
 
 
 @kernel
-def keys_of(cells, columns, box_low, strides, keys):
-    """Key of each point of a block, -1 where a coordinate has no cell; returns how many have none."""
+def keys_of(cells, columns, box_low, strides, sample_key, keys):
+    """Key of each point of a block, -1 where a coordinate has no cell; returns how many have none.
+
+    ``sample_key`` is added to each key.
+    """
     ndim = strides.shape[0] - 1
     # What the lowest corner would be, in wrapping arithmetic: the key itself always fits.
-    corner = np.int64(0)
+    corner = -sample_key
     for a in range(1, ndim + 1):
         corner += box_low[a] * strides[a]
     if ndim == 3 and columns == 4:
@@ -148,7 +148,7 @@ def rounded_down(bound: int) -> np.float32:
 
 
 def grid_keys(
-    points: NDArray[np.float32], samples: int, constants: Sequence[NDArray[np.float32]], grid: list[int] | None
+    points: NDArray[np.float32], samples: int, constants: Sequence[NDArray[np.float32]], grid: Sequence[int] | None
 ) -> SiteKeys:
     """Keys of the whole grid where they fit, else of the box that the points occupy."""
     if grid is not None:

@@ -1,166 +1,237 @@
 """Points to voxels, grouped by a hash table in the order of points.
 
-The table keeps the eight cells of an aligned run along the last axis side by side, since neighbouring points come
-one after the other.
+Three steps: keys and runs of a piece of the points; the voxel of each run, piece after piece, since voxels are
+numbered in the order in which points meet them; rows, sites and padded blocks. The first and the last run on
+several threads, and the second beside the first.
 """
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from sparseconv.backends import PointGroups
-from sparseconv.backends.cpu.jit import kernel
+from sparseconv.backends import PointBlocks, PointGroups
+from sparseconv.backends.cpu.helpers import Helpers
 from sparseconv.backends.cpu.radix import argsort_keys
 from sparseconv.backends.cpu.scratch import scratch
-from sparseconv.backends.cpu.threads import run_ranges
-from sparseconv.backends.cpu.voxel_cells import (
-    BLOCK,
-    all_finite,
-    block_constants,
-    cells_of,
-    count_dropped,
-    grid_keys,
-    keys_of,
-    rounded_down,
+from sparseconv.backends.cpu.voxel_cells import block_constants, grid_keys, rounded_down
+from sparseconv.backends.cpu.voxel_runs import RESERVED
+from sparseconv.backends.cpu.voxel_steps import (
+    HAS_FAILED,
+    HAS_OUTPUTS,
+    group_runs,
+    spread_voxels,
+    wait_for_outputs,
+    words_of,
 )
 from sparseconv.backends.site_keys import FARTHEST_CELL
 
-# Points a range; copying one costs about 4 ns, waking a thread about 20 us.
-_SMALLEST_RANGE = 16384
+# Points of a task at least: about 90 us of work in all three steps, against about 20 us of Python.
+_SMALLEST_TASK = 16384
+# Tasks per thread: the first is not yet beside another step, nor the last.
+_TASKS_PER_THREAD = 4
+# Points of a task at most: its runs begin at int32 distances from its start.
+_LARGEST_TASK = 1 << 30
 # Points with more columns than this are cut to their coordinates first: the block's pass runs over whole rows.
 _MOST_COLUMNS = 8
-# Slots from one probe to the next. Odd, so that every slot is met; a step of 1 would walk through the neighbours
-# of the cell in the way, which are taken more often than not: 4 % more time for all of the grouping.
-_PROBE = np.uint64(17)
+# For a thread that has waited for long, awake: it gives its core to another program.
+_SLEEP_SECONDS = 5e-5
+# Keys below this are divided exactly in doubles.
+_EXACT_CELLS = 1 << 52
 
 
-@kernel
-def _slots_of(keys, sample_key, shift, slots):
-    """Where the search for each key begins; ``shift`` brings a hash down to the table's runs of eight."""
-    three, seven = np.uint64(3), np.uint64(7)
-    for k in range(np.uint64(keys.shape[0])):
-        word = np.uint64(keys[k] + sample_key)
-        slots[k] = ((((word >> three) * np.uint64(0x9E3779B97F4A7C15)) >> shift) << three) | (word & seven)
+class _Pieces:
+    """Points cut at the bounds of tasks and samples: piece p holds ``starts[p] .. starts[p + 1]``, of one sample.
 
-
-@kernel
-def _group(
-    points,
-    sample,
-    start_row,
-    stop_row,
-    low,
-    size,
-    first,
-    last,
-    box_low,
-    strides,
-    max_voxels,
-    table,
-    shift,
-    voxels,
-    keys,
-    sites,
-    counts,
-    rows,
-    ranks,
-    dropped,
-):
-    """Put the points ``start_row .. stop_row`` of one sample into voxels; returns how many voxels there are now.
-
-    ``table`` maps hashed keys to voxels, counted from 1. ``keys``, ``sites`` and ``counts`` are those of the
-    voxels; ``dropped`` counts the points outside and those that are not finite.
+    Attributes:
+        starts: int64 ``[count + 1]``.
+        samples: int64 ``[count]``, the sample of each piece.
+        count: number of pieces.
+        tasks: number of tasks.
+        of_tasks: int64 ``[tasks + 1]``, task t has the pieces ``of_tasks[t] .. of_tasks[t + 1]``.
     """
-    ndim = low.shape[0]
-    columns = points.shape[1]
-    lows, sizes, firsts, lasts = block_constants(columns, low, size, first, last)
-    cells = np.empty(BLOCK * columns, np.int32)
-    block_keys = np.empty(BLOCK, np.int64)
-    slots = np.empty(BLOCK, np.uint64)
-    flat = points.reshape(-1)
-    mask = np.uint64(table.shape[0] - 1)
-    one, two = np.uint64(1), np.uint64(2)
-    voxel = np.uint64(voxels)
-    room = np.uint64(voxels + max_voxels)
-    sample_key = (np.int64(sample) - box_low[0]) * strides[0]
-    previous = np.int64(-1)
-    row = np.int64(-1)
-    for start in range(start_row, stop_row, BLOCK):
-        stop = min(start + BLOCK, stop_row)
-        block = stop - start
-        used = block * columns
-        values = flat[start * columns : stop * columns]
-        cells_of(values, lows[:used], sizes[:used], firsts, lasts, cells)
-        missing = np.int64(keys_of(cells, columns, box_low, strides, block_keys[:block]))
-        if missing:
-            if all_finite(values):
-                dropped[0] += missing
-            else:
-                count_dropped(points, start, block_keys[:block], ndim, dropped)
-        _slots_of(block_keys[:block], sample_key, shift, slots)
-        block_rows, block_ranks = rows[start:stop], ranks[start:stop]
-        for k in range(np.uint64(block)):
-            key = block_keys[k]
-            if key < 0:
-                block_rows[k] = -1
-                continue
-            key += sample_key
-            if key != previous:
-                previous = key
-                slot = slots[k]
-                while True:
-                    entry = np.uint64(table[slot])
-                    if entry == 0:
-                        row = -1
-                        if voxel < room:
-                            row = np.int64(voxel)
-                            keys[voxel] = key
-                            counts[voxel] = 0
-                            at = k * np.uint64(columns)
-                            sites[voxel, 0] = sample
-                            if ndim == 3:
-                                sites[voxel, 1] = cells[at + two]
-                                sites[voxel, 2] = cells[at + one]
-                                sites[voxel, 3] = cells[at]
-                            else:
-                                for a in range(np.uint64(ndim)):
-                                    sites[voxel, np.uint64(ndim) - a] = cells[at + a]
-                            voxel += one
-                            table[slot] = voxel
-                        break
-                    if keys[entry - one] == key:
-                        row = np.int64(entry - one)
-                        break
-                    slot = (slot + _PROBE) & mask
-            block_rows[k] = row
-            if row >= 0:
-                rank = counts[np.uint64(row)]
-                block_ranks[k] = rank
-                counts[np.uint64(row)] = rank + 1
-    return np.int64(voxel)
+
+    def __init__(self, sizes: Sequence[int], total: int) -> None:
+        threads = torch.get_num_threads()
+        wanted = 1 if threads == 1 else min(threads * _TASKS_PER_THREAD, total // _SMALLEST_TASK)
+        self.tasks = max(1, wanted, total // _LARGEST_TASK)
+        bounds = [total * task // self.tasks for task in range(self.tasks + 1)]
+        if len(sizes) == 1:
+            self.starts = np.array(bounds, np.int64)
+            self.samples = np.zeros(self.tasks, np.int64)
+            self.of_tasks = np.arange(self.tasks + 1)
+        else:
+            sample_starts = np.cumsum(sizes) - sizes
+            self.starts = np.unique(np.concatenate([np.array(bounds, np.int64), sample_starts]))
+            # An empty sample begins where the next one does, and has no piece.
+            self.samples = np.searchsorted(sample_starts, self.starts[:-1], "right") - 1
+            self.of_tasks = np.searchsorted(self.starts, bounds)
+        self.count = len(self.samples)
 
 
-@kernel
-def _reorder(order, sites, counts, new_sites, new_counts, new_rows):
-    """Put the voxels in order; ``new_rows`` receives where each one went."""
-    columns = np.uint64(sites.shape[1])
-    for row in range(np.uint64(order.shape[0])):
-        old = np.uint64(order[row])
-        for c in range(columns):
-            new_sites[row, c] = sites[old, c]
-        new_counts[row] = counts[old]
-        new_rows[old] = row
+class _Grouping:
+    """The steps over the points of one call, and what they hand to each other."""
+
+    def __init__(
+        self,
+        values: NDArray[np.float32],
+        sizes: Sequence[int],
+        corners: Sequence[NDArray[np.float32]],
+        grid: tuple[int, ...] | None,
+        max_voxels: int | None,
+        in_order: bool,
+        max_points: int | None,
+    ) -> None:
+        ndim = len(corners[0])
+        self._values = values
+        self._placed = values if values.shape[1] <= _MOST_COLUMNS else np.ascontiguousarray(values[:, :ndim])
+        self._samples = len(sizes)
+        self._max_voxels, self._in_order, self._max_points = max_voxels, in_order, max_points
+        self._box = grid_keys(self._placed, len(sizes), corners, grid)
+        self._box_low, self._strides = np.array(self._box.low, np.int64), np.array(self._box.strides, np.int64)
+        self._constants = block_constants(self._placed.shape[1], *corners)
+        total = len(values)
+        self._pieces = pieces = _Pieces(sizes, total)
+        # At most half full.
+        bits = max(4, (2 * total + RESERVED).bit_length())
+        self._table = scratch("voxel table", 1 << bits, np.uint32)
+        # Each entry is the first of eight slots.
+        self._shift = np.uint64(64 - bits + 3)
+        self._keys = scratch("point keys", total, np.int64)
+        self._voxel_keys = scratch("voxel keys", total + RESERVED, np.int64)
+        self._voxel_counts = scratch("voxel counts", total + RESERVED, np.int32)
+        self._run_starts = scratch("run starts", total + pieces.count, np.int32)
+        self._run_ranks = scratch("run ranks", total + pieces.count, np.int32)
+        self._run_rows = scratch("run rows", total + pieces.count, np.int64)
+        self._words = np.zeros(words_of(pieces.tasks), np.int64)
+        self._place = np.uint64(self._words.ctypes.data)
+        self._run_counts = np.empty(pieces.count, np.int64)
+        self._voxels = np.zeros(pieces.count + 1, np.int64)
+        self.dropped = np.empty((pieces.count, 2), np.int64)
+        self.rows = np.empty(total, np.int64)
+        self.ranks = np.empty(total, np.int32)
+
+    def run(self) -> None:
+        """Take all steps, with helpers."""
+        count = min(torch.get_num_threads(), self._pieces.tasks) - 1
+        with Helpers(self._help, count, self._stop) as helpers:
+            while not self._group():
+                helpers.check()
+                time.sleep(_SLEEP_SECONDS)
+            self._make_outputs()
+            self._words[HAS_OUTPUTS] = 1
+            while not self._spread(leaves_last=helpers.are_there):
+                helpers.check()
+                time.sleep(_SLEEP_SECONDS)
+
+    def _stop(self) -> None:
+        self._words[HAS_FAILED] = 1
+
+    def _help(self) -> None:
+        for step in (self._group, self._wait_for_outputs, self._spread):
+            while not step():
+                if self._words[HAS_FAILED]:
+                    return
+                time.sleep(_SLEEP_SECONDS)
+
+    def _group(self) -> bool:
+        return group_runs(
+            self._place,
+            self._pieces.tasks,
+            self._placed,
+            self._pieces.starts,
+            self._pieces.samples,
+            self._pieces.of_tasks,
+            self._constants,
+            self._box_low,
+            self._strides,
+            self._keys,
+            self._run_starts,
+            self._run_counts,
+            self.dropped,
+            self._table,
+            self._shift,
+            self._voxels,
+            self._voxel_keys,
+            self._voxel_counts,
+            self._run_rows,
+            self._run_ranks,
+        )
+
+    def _wait_for_outputs(self) -> bool:
+        return wait_for_outputs(self._place)
+
+    def _make_outputs(self) -> None:
+        """Choose the rows that stay, and make room for what is said of them."""
+        found = int(self._voxels[-1])
+        keys, counts = (values[RESERVED : RESERVED + found] for values in (self._voxel_keys, self._voxel_counts))
+        kept = self._kept_rows(keys)
+        self._new_rows = np.empty(0, np.int64)
+        if kept is not None:
+            self._new_rows = np.full(found + 1, -1, np.int64)
+            self._new_rows[kept + 1] = np.arange(len(kept))
+            keys, counts = keys[kept], counts[kept]
+        self._kept_keys = keys
+        self.counts = counts.copy()
+        self.sites = np.empty((len(keys), len(self._strides)), np.int32)
+        room = self._max_points or 0
+        self.blocks = np.empty((len(keys), room, self._values.shape[1]), np.float32)
+
+    def _spread(self, leaves_last: bool = False) -> bool:
+        return spread_voxels(
+            self._place,
+            self._pieces.tasks,
+            self._pieces.starts,
+            self._pieces.of_tasks,
+            self._run_counts,
+            self._keys,
+            self._run_starts,
+            self._run_rows,
+            self._run_ranks,
+            self._new_rows,
+            self.rows,
+            self.ranks,
+            self._kept_keys,
+            self._box.cells <= _EXACT_CELLS,
+            self._box_low,
+            self._strides,
+            self.sites,
+            self._max_points is not None,
+            self._values,
+            self.blocks,
+            leaves_last,
+        )
+
+    def _kept_rows(self, keys: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """The rows to keep, in their new order; None where all stay as they are."""
+        kept = None
+        if self._max_voxels is not None and len(keys) > self._max_voxels:
+            of_sample = np.zeros(self._samples, np.int64)
+            np.add.at(of_sample, self._pieces.samples, np.diff(self._voxels))
+            firsts = np.cumsum(of_sample) - of_sample
+            stops = firsts + np.minimum(of_sample, self._max_voxels)
+            kept = np.concatenate([np.arange(first, stop) for first, stop in zip(firsts, stops, strict=True)])
+            keys = keys[kept]
+        if self._in_order:
+            _, order = argsort_keys(keys.copy(), self._box.cells)
+            kept = order if kept is None else kept[order]
+        return kept
 
 
-@kernel
-def _renumber(rows, new_rows, start, stop):
-    for n in range(start, stop):
-        if rows[n] >= 0:
-            rows[n] = new_rows[np.uint64(rows[n])]
+@functools.lru_cache(maxsize=64)
+def _end_cells(cells: tuple[int, ...] | None, ndim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """First and last cell of each axis of a grid, as float32 cells are compared with them."""
+    bounds = [(-FARTHEST_CELL, FARTHEST_CELL)] * ndim if cells is None else [(0, count - 1) for count in cells]
+    first, last = (
+        np.array([rounded_down(bound) for bound in side], np.float32) for side in zip(*bounds, strict=True)
+    )
+    return first, last
 
 
 def group_points(
@@ -171,68 +242,24 @@ def group_points(
     grid: Tensor | None,
     max_voxels: int | None,
     in_order: bool,
+    max_points: int | None = None,
 ) -> PointGroups:
     """See :meth:`sparseconv.backends.Backend.group_points`."""
-    ndim = len(low)
-    values = points.detach().numpy()
-    if values.shape[1] > _MOST_COLUMNS:
-        values = np.ascontiguousarray(values[:, :ndim])
-    bounds = (
-        [(-FARTHEST_CELL, FARTHEST_CELL)] * ndim if grid is None else [(0, cells - 1) for cells in grid.tolist()]
-    )
-    first, last = (
-        np.array([rounded_down(bound) for bound in side], np.float32) for side in zip(*bounds, strict=True)
-    )
-    constants = (low.numpy(), size.numpy(), first, last)
-    box = grid_keys(values, len(sizes), constants, None if grid is None else grid.tolist())
-    total = len(values)
-    bits = max(4, (2 * total).bit_length())
-    table = scratch("voxel table", 1 << bits, np.uint32)
-    table[:] = 0
-    keys = scratch("voxel keys", total, np.int64)
-    sites = scratch("voxel sites", total * (1 + ndim), np.int32).reshape(total, 1 + ndim)
-    counts = scratch("voxel counts", total, np.int32)
-    rows = np.empty(total, np.int64)
-    ranks = np.empty(total, np.int32)
-    dropped = np.zeros(2, np.int64)
-    box_low, strides = np.array(box.low, np.int64), np.array(box.strides, np.int64)
-    voxels = start = 0
-    for sample, count in enumerate(sizes):
-        voxels = _group(
-            values,
-            sample,
-            start,
-            start + count,
-            *constants,
-            box_low,
-            strides,
-            total if max_voxels is None else max_voxels,
-            table,
-            np.uint64(64 - bits + 3),
-            voxels,
-            keys,
-            sites,
-            counts,
-            rows,
-            ranks,
-            dropped,
-        )
-        start += count
-    sites, counts = sites[:voxels], counts[:voxels]
-    if in_order:
-        _, order = argsort_keys(keys[:voxels], box.cells)
-        new_rows = np.empty(voxels, np.int64)
-        ordered, ordered_counts = np.empty_like(sites), np.empty_like(counts)
-        _reorder(order, sites, counts, ordered, ordered_counts, new_rows)
-        run_ranges(lambda start, stop: _renumber(rows, new_rows, start, stop), total, _SMALLEST_RANGE)
-        sites, counts = ordered, ordered_counts
-    else:
-        sites, counts = sites.copy(), counts.copy()
+    cells = None if grid is None else tuple(grid.tolist())
+    corners = (low.numpy(), size.numpy(), *_end_cells(cells, len(low)))
+    grouping = _Grouping(points.detach().numpy(), sizes, corners, cells, max_voxels, in_order, max_points)
+    grouping.run()
+    blocks = None
+    if max_points is not None:
+        counts = np.minimum(grouping.counts, max_points)
+        blocks = PointBlocks(torch.from_numpy(grouping.blocks), torch.from_numpy(counts), int(counts.sum()))
+    outside, nonfinite = grouping.dropped.sum(0).tolist()
     return PointGroups(
-        torch.from_numpy(sites),
-        torch.from_numpy(counts),
-        torch.from_numpy(rows),
-        torch.from_numpy(ranks),
-        int(dropped[0]),
-        int(dropped[1]),
+        torch.from_numpy(grouping.sites),
+        torch.from_numpy(grouping.counts),
+        torch.from_numpy(grouping.rows),
+        torch.from_numpy(grouping.ranks),
+        outside,
+        nonfinite,
+        blocks,
     )

@@ -14,7 +14,6 @@ from sparseconv.backends.cuda.pool import max_pool, max_pool_gradient, sum_pool
 from sparseconv.backends.cuda.sites import coarse_sites, fine_sites, unique_sites
 from sparseconv.backends.cuda.voxelize import group_points, reduce_points
 from sparseconv.backends.cuda.weighted import pair_dots, weighted_sum
-from sparseconv.backends.grouping import pad_points
 
 CONVOLVED_HALVES = (torch.bfloat16, torch.float16)
 GRADIENT_HALVES: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)
@@ -37,7 +36,6 @@ __all__ = [
     "max_pool",
     "max_pool_gradient",
     "order_pairs",
-    "pad_points",
     "pair_dots",
     "query",
     "reduce_points",

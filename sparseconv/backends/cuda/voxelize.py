@@ -13,7 +13,7 @@ from sparseconv.backends import PointGroups
 from sparseconv.backends.cuda.by_row import group_by_row
 from sparseconv.backends.cuda.launch import cuda, kernel
 from sparseconv.backends.cuda.sites import unique_sites
-from sparseconv.backends.grouping import group_cells
+from sparseconv.backends.grouping import group_cells, pad_points
 from sparseconv.backends.site_keys import FARTHEST_CELL
 
 # A float, as kernels compare it with.
@@ -127,7 +127,10 @@ def group_points(
     grid: Tensor | None,
     max_voxels: int | None,
     in_order: bool,
+    max_points: int | None = None,
 ) -> PointGroups:
     """See :meth:`sparseconv.backends.Backend.group_points`."""
     cells, status = place_points(points, low, size, grid)
-    return group_cells(cells, status == 0, status != 2, sizes, max_voxels, in_order, unique_sites, rank_in_voxel)
+    is_inside, is_finite = status == 0, status != 2
+    groups = group_cells(cells, is_inside, is_finite, sizes, max_voxels, in_order, unique_sites, rank_in_voxel)
+    return groups if max_points is None else groups._replace(blocks=pad_points(points, groups, max_points))

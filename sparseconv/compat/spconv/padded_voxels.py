@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from sparseconv.backends import backend_for
+from sparseconv.backends import PointBlocks, backend_for
 from sparseconv.geometry import MAX_CELLS, per_axis
 
 
@@ -92,8 +93,7 @@ class Voxelizer:
                 f"{list(points.shape)}"
             )
         points = points.detach().float().contiguous()
-        backend = backend_for(points.device)
-        groups = backend.group_points(
+        groups = backend_for(points.device).group_points(
             points,
             [len(points)],
             points.new_tensor(self.coors_range[: self.ndim]),
@@ -101,9 +101,9 @@ class Voxelizer:
             points.new_tensor(self._cells, dtype=torch.int64),
             self.max_num_voxels,
             in_order=False,
+            max_points=self.max_num_points_per_voxel,
         )
-        room = self.max_num_points_per_voxel
-        filled, num_points, _ = backend.pad_points(points, groups.rows, groups.ranks, groups.counts, room)
+        filled, num_points, _ = cast(PointBlocks, groups.blocks)
         if empty_mean:
             mean = filled.sum(1, keepdim=True) / num_points[:, None, None].clamp(min=1)
             is_empty = torch.arange(filled.shape[1], device=points.device) >= num_points[:, None]

@@ -1,0 +1,60 @@
+"""Single words that several threads read and write, by the address of an int64.
+
+Everything written before ``store`` or ``add`` is seen by whoever reads the new value with ``load``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+_WORD = ir.IntType(64)
+_WORD_BYTES = 8
+
+
+def _pointer(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    return builder.inttoptr(address, _WORD.as_pointer())
+
+
+@intrinsic
+def load(typing_context: Any, address: Any) -> Any:
+    """The word, read anew."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
+        return builder.load_atomic(_pointer(builder, arguments[0]), "acquire", _WORD_BYTES)
+
+    return types.int64(types.uint64), emit
+
+
+@intrinsic
+def store(typing_context: Any, address: Any, value: Any) -> Any:
+    """Write the word."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
+        builder.store_atomic(arguments[1], _pointer(builder, arguments[0]), "release", _WORD_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.int64), emit
+
+
+@intrinsic
+def add(typing_context: Any, address: Any, value: Any) -> Any:
+    """Add to the word; gives what it was."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
+        return builder.atomic_rmw("add", _pointer(builder, arguments[0]), arguments[1], "acq_rel")
+
+    return types.int64(types.uint64, types.int64), emit
+
+
+@intrinsic
+def exchange(typing_context: Any, address: Any, value: Any) -> Any:
+    """Write the word; gives what it was."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
+        return builder.atomic_rmw("xchg", _pointer(builder, arguments[0]), arguments[1], "acq_rel")
+
+    return types.int64(types.uint64, types.int64), emit

@@ -1,0 +1,234 @@
+"""Voxelization in steps: equal to the reference however points are cut, and safe when a thread fails."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sparseconv as sc
+from sparseconv.backends import PointGroups, cpu, reference
+from sparseconv.backends.cpu import helpers, voxelize
+from sparseconv.backends.cpu.voxel_runs import sites_of_keys
+
+SIZES = [700, 0, 1, 400, 0]
+LOW, SIZE, GRID = torch.tensor([-2.0, -2.1, -1.8]), torch.tensor([0.5, 0.7, 0.9]), torch.tensor([8, 6, 4])
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def scan(columns: int = 4, spread: float = 2.6) -> torch.Tensor:
+    """Points in short runs, as a scanner gives them, some outside and some not finite."""
+    generator = torch.Generator().manual_seed(3)
+    points = (torch.rand(sum(SIZES), columns, generator=generator) - 0.5) * 2 * spread
+    points[1:] = torch.where(torch.rand(sum(SIZES) - 1, 1, generator=generator) < 0.4, points[:-1], points[1:])
+    points[17, 1] = torch.nan
+    points[900, 2] = torch.inf
+    return points
+
+
+def check(found: PointGroups, expected: PointGroups) -> None:
+    for name in ("indices", "counts", "rows"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    kept = expected.rows >= 0
+    assert torch.equal(found.ranks[kept], expected.ranks[kept])
+    assert (found.num_outside, found.num_nonfinite) == (expected.num_outside, expected.num_nonfinite)
+    assert (found.blocks is None) == (expected.blocks is None)
+    if found.blocks is not None and expected.blocks is not None:
+        assert torch.equal(found.blocks.points, expected.blocks.points)
+        assert torch.equal(found.blocks.counts, expected.blocks.counts)
+        assert found.blocks.num_points == expected.blocks.num_points
+        assert found.blocks.counts.dtype == found.counts.dtype == torch.int32
+
+
+@pytest.mark.parametrize("max_points", [None, 1, 3])
+@pytest.mark.parametrize("in_order", [False, True])
+@pytest.mark.parametrize("max_voxels", [None, 0, 1, 40])
+@pytest.mark.parametrize(("threads", "smallest"), [(1, 16384), (2, 16384), (2, 1), (4, 100), (3, 7)])
+def test_equal_to_the_reference_however_points_are_cut(
+    threads: int,
+    smallest: int,
+    max_voxels: int | None,
+    in_order: bool,
+    max_points: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(voxelize, "_SMALLEST_TASK", smallest)
+    torch.set_num_threads(threads)
+    arguments: tuple[Any, ...] = (scan(), SIZES, LOW, SIZE, GRID, max_voxels, in_order, max_points)
+    check(cpu.group_points(*arguments), reference.group_points(*arguments))
+
+
+@pytest.mark.parametrize("largest", [1, 5, 300])
+def test_tasks_are_no_longer_than_their_limit(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voxelize, "_LARGEST_TASK", largest)
+    torch.set_num_threads(1)
+    arguments: tuple[Any, ...] = (scan(), SIZES, LOW, SIZE, GRID, None, False, 2)
+    check(cpu.group_points(*arguments), reference.group_points(*arguments))
+
+
+@pytest.mark.parametrize("columns", [3, 4, 5, 8, 9, 17])
+@pytest.mark.parametrize("bounded", [True, False])
+def test_columns_of_a_point(columns: int, bounded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voxelize, "_SMALLEST_TASK", 50)
+    torch.set_num_threads(2)
+    arguments: tuple[Any, ...] = (scan(columns), SIZES, LOW, SIZE, GRID if bounded else None, None, False, 2)
+    check(cpu.group_points(*arguments), reference.group_points(*arguments))
+
+
+def test_no_points() -> None:
+    for sizes in ([0], [0, 0, 0]):
+        arguments: tuple[Any, ...] = (torch.zeros(0, 4), sizes, LOW, SIZE, GRID, 5, False, 2)
+        check(cpu.group_points(*arguments), reference.group_points(*arguments))
+
+
+def test_a_box_too_large_for_exact_doubles() -> None:
+    points = scan(spread=3e5)
+    arguments: tuple[Any, ...] = (points, SIZES, LOW, torch.tensor([1.0, 1.0, 1.0]), None, None, False, None)
+    found = cpu.group_points(*arguments)
+    check(found, reference.group_points(*arguments))
+    extent = found.indices.long().amax(0) - found.indices.long().amin(0) + 1
+    assert int(extent.prod()) > 1 << 53, "meant to need more bits than a double has"
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_sites_of_keys_are_exact_up_to_the_limit(data: st.DataObject) -> None:
+    extents = [data.draw(st.integers(1, limit)) for limit in (7, 1 << 17, 1 << 16)]
+    extents.append(max(1, data.draw(st.integers(1, (1 << 52) // (extents[0] * extents[1] * extents[2])))))
+    # The axes in any order of length; a coordinate itself must fit into int32.
+    extents = data.draw(st.permutations([min(extent, (1 << 31) - 1) for extent in extents]))
+    strides = [1]
+    for extent in extents[:0:-1]:
+        strides.insert(0, strides[0] * extent)
+    cells = strides[0] * extents[0]
+    near_lines = [
+        number * stride + step
+        for stride in strides
+        for number in (1, cells // stride, data.draw(st.integers(0, cells // stride)))
+        for step in (-1, 0, 1)
+    ]
+    keys = [key for key in [0, cells - 1, *near_lines] if 0 <= key < cells]
+    sites = np.full((len(keys), 4), -7, np.int32)
+    low = np.array([0, -5, 3, -1], np.int64)
+    for is_exact in (True, False):
+        sites_of_keys(np.array(keys), is_exact, low, np.array(strides), 0, len(keys), sites)
+        for key, site in zip(keys, sites.tolist(), strict=True):
+            numbers = []
+            for stride in strides:
+                numbers.append(key // stride)
+                key %= stride
+            assert site == [number + int(corner) for number, corner in zip(numbers, low, strict=True)]
+
+
+def _hard(points: torch.Tensor) -> sc.HardVoxels:
+    return sc.hard_voxelize(points, 0.5, (-2, -2, -2, 2, 2, 2), max_points=2, max_voxels=500, nonfinite="drop")
+
+
+@pytest.mark.parametrize(
+    ("failing", "step"),
+    [
+        *itertools.product(["caller"], ["_group", "_make_outputs", "_spread"]),
+        *itertools.product(["helper"], ["_group", "_wait_for_outputs", "_spread"]),
+    ],
+)
+@pytest.mark.parametrize("error", [ArithmeticError, KeyboardInterrupt])
+def test_an_error_in_a_step_ends_the_call_and_leaves_the_pool_usable(
+    failing: str, step: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(voxelize, "_SMALLEST_TASK", 100)
+    monkeypatch.setattr(helpers, "_cores", lambda: 2)
+    torch.set_num_threads(2)
+    expected = _hard(scan())
+    caller = threading.current_thread()
+    helper_came = threading.Event()
+    take = getattr(voxelize._Grouping, step)
+
+    def fail(grouping: Any, *arguments: Any, **options: Any) -> object:
+        is_caller = threading.current_thread() is caller
+        if is_caller == (failing == "caller"):
+            helper_came.set()
+            raise error(step)
+        if failing == "helper":
+            # The caller alone could end before a helper is there.
+            helper_came.wait(60)
+        result: object = take(grouping, *arguments, **options)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(voxelize._Grouping, step, fail)
+        if failing == "helper" and step == "_wait_for_outputs":
+            _hold_outputs_until(helper_came, patch)
+        with pytest.raises(error, match=step):
+            _hard(scan())
+    again = _hard(scan())
+    assert torch.equal(again.points, expected.points) and torch.equal(again.point_rows, expected.point_rows)
+
+
+def _hold_outputs_until(event: threading.Event, patch: pytest.MonkeyPatch) -> None:
+    make = voxelize._Grouping._make_outputs
+
+    def hold(grouping: Any) -> None:
+        event.wait(60)
+        # The helper notes its error just after.
+        time.sleep(0.1)
+        make(grouping)
+
+    patch.setattr(voxelize._Grouping, "_make_outputs", hold)
+
+
+def test_a_helper_that_comes_too_late_is_not_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voxelize, "_SMALLEST_TASK", 100)
+    torch.set_num_threads(4)
+    expected = _hard(scan())
+    late: list[Callable[[], None]] = []
+    monkeypatch.setattr(helpers, "_cores", lambda: 8)
+    monkeypatch.setattr(helpers, "submit", lambda work, count: late.extend([work] * count))
+    found = _hard(scan())
+    assert len(late) == 3
+    monkeypatch.setattr(voxelize._Grouping, "_help", lambda grouping: pytest.fail("let in"))
+    for work in late:
+        work()
+    assert torch.equal(found.points, expected.points)
+
+
+def test_no_helper_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voxelize, "_SMALLEST_TASK", 100)
+    torch.set_num_threads(4)
+    expected = _hard(scan())
+    monkeypatch.setattr(helpers, "submit", lambda work, count: [])
+    assert torch.equal(_hard(scan()).points, expected.points)
+
+
+def test_many_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voxelize, "_SMALLEST_TASK", 10)
+    torch.set_num_threads(4)
+    scans = [scan()[: 100 + 80 * number] for number in range(10)]
+    expected = [_hard(points) for points in scans]
+    failures: list[str] = []
+
+    def call(number: int) -> None:
+        for _ in range(30):
+            found = _hard(scans[number])
+            if not torch.equal(found.points, expected[number].points):
+                failures.append(f"scan {number}")
+
+    callers = [threading.Thread(target=call, args=(number,), daemon=True) for number in range(len(scans))]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(120)
+    assert not any(caller.is_alive() for caller in callers) and not failures
