@@ -153,13 +153,12 @@ def _group(
 ) -> PointGroups:
     if nonfinite not in ("error", "drop"):
         raise ValueError(f"nonfinite must be 'error' or 'drop', got {nonfinite!r}")
-    shape = None if grid.shape is None else points.new_tensor(grid.shape, dtype=torch.int64)
     groups = backend_for(points.device).group_points(
         points.detach(),
         sizes,
-        points.new_tensor(grid.origin),
-        points.new_tensor(grid.voxel_size),
-        shape,
+        grid.origin,
+        grid.voxel_size,
+        grid.shape,
         max_voxels,
         in_order,
         max_points,

@@ -150,9 +150,9 @@ class Backend(Protocol):
         self,
         points: Tensor,
         sizes: Sequence[int],
-        low: Tensor,
-        size: Tensor,
-        grid: Tensor | None,
+        low: Sequence[float],
+        size: Sequence[float],
+        grid: Sequence[int] | None,
         max_voxels: int | None,
         in_order: bool,
         max_points: int | None = None,
@@ -162,9 +162,9 @@ class Backend(Protocol):
         Args:
             points: float32 ``[N, >= D]``, the samples behind each other.
             sizes: points in each sample.
-            low: float32 ``[D]``, the corner of cell 0.
-            size: float32 ``[D]``, edge lengths.
-            grid: int64 ``[D]`` cells of each axis; None: as far as int32 goes.
+            low: the corner of cell 0 on each of D axes.
+            size: edge lengths.
+            grid: cells of each axis; None: as far as int32 goes.
             max_voxels: voxels of a sample that are kept, the first that its points meet; None: all.
             in_order: sort the voxels lexicographically; else they come in the order in which points meet them.
             max_points: room of each voxel's block of points; None: no blocks.
@@ -213,7 +213,8 @@ class PointGroups(NamedTuple):
         indices: int32 ``[M, 1+D]``, batch first, axes in reverse order (z, y, x).
         counts: int32 ``[M]`` points of each voxel.
         rows: int64 ``[N]`` voxel of each point, -1 where it was dropped.
-        ranks: int32 ``[N]`` how many earlier points share its voxel; nothing where it was dropped.
+        ranks: int32 ``[N]`` how many earlier points share its voxel, anything where it was dropped; may be None
+            where blocks were asked for.
         num_outside: points outside the grid, or beyond int32.
         num_nonfinite: points with a NaN or infinite coordinate.
         blocks: the first points of each voxel, None where not asked for.
@@ -222,7 +223,7 @@ class PointGroups(NamedTuple):
     indices: Tensor
     counts: Tensor
     rows: Tensor
-    ranks: Tensor
+    ranks: Tensor | None
     num_outside: int
     num_nonfinite: int
     blocks: PointBlocks | None = None

@@ -67,6 +67,8 @@ def group_cells(
 
 def pad_points(values: Tensor, groups: PointGroups, max_points: int) -> PointBlocks:
     """Blocks of the rows ``values [N, C]`` of each voxel's first points; they have a gradient."""
+    if groups.ranks is None:
+        raise ValueError("the points were grouped into blocks: group them without to pad them here")
     kept = (groups.rows >= 0) & (groups.ranks < max_points)
     padded = values.new_zeros((len(groups.counts), max_points, values.shape[1]))
     padded = padded.index_put((groups.rows[kept], groups.ranks[kept].long()), values[kept])

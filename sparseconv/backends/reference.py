@@ -257,14 +257,17 @@ def scale_shift(values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return values * scale + shift
 
 
-def _place(points: Tensor, low: Tensor, size: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _place(
+    points: Tensor, low: Sequence[float], size: Sequence[float], grid: Sequence[int] | None
+) -> tuple[Tensor, Tensor, Tensor]:
     xyz = points[:, : len(low)]
     finite = xyz.isfinite().all(1)
-    cells = torch.floor((xyz - low) / size)
+    cells = torch.floor((xyz - points.new_tensor(low)) / points.new_tensor(size))
     inside = finite & (cells.abs() <= FARTHEST_CELL).all(1)
     cells = torch.where(inside[:, None], cells, 0).int()
     if grid is not None:
-        inside &= ((cells >= 0) & (cells < grid)).all(1)
+        bounds = torch.tensor(list(grid), dtype=torch.int64, device=points.device)
+        inside &= ((cells >= 0) & (cells < bounds)).all(1)
     return cells, inside, finite
 
 
@@ -278,9 +281,9 @@ def rank_in_voxel(rows: Tensor, n_rows: int) -> Tensor:
 def group_points(
     points: Tensor,
     sizes: Sequence[int],
-    low: Tensor,
-    size: Tensor,
-    grid: Tensor | None,
+    low: Sequence[float],
+    size: Sequence[float],
+    grid: Sequence[int] | None,
     max_voxels: int | None,
     in_order: bool,
     max_points: int | None = None,

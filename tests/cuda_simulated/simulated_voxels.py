@@ -21,8 +21,8 @@ def test_group_points(count: int, bounded: bool, max_voxels: int | None, in_orde
         points[6, :3] = torch.tensor([0.3, 0.1, -0.2])  # on the faces of voxels
         points[7, 3] = float("nan")  # no coordinate
         points[20:30] = points[10:20]
-    low, size = torch.tensor([-2.0, -3.0, -1.0]), torch.tensor([0.1, 0.2, 0.3])
-    grid = torch.tensor([40, 30, 10]) if bounded else None
+    low, size = (-2.0, -3.0, -1.0), (0.1, 0.2, 0.3)
+    grid = (40, 30, 10) if bounded else None
     sizes = [count // 3, 0, count - count // 3]
     arguments = (points, sizes, low, size, grid, max_voxels, in_order)
     found, expected = cuda.group_points(*arguments), reference.group_points(*arguments)

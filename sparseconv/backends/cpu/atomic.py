@@ -5,6 +5,7 @@ Everything written before ``store`` or ``add`` is seen by whoever reads the new 
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 from llvmlite import ir
@@ -13,6 +14,7 @@ from numba.extending import intrinsic
 
 _WORD = ir.IntType(64)
 _WORD_BYTES = 8
+_IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
 def _pointer(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
@@ -58,3 +60,16 @@ def exchange(typing_context: Any, address: Any, value: Any) -> Any:
         return builder.atomic_rmw("xchg", _pointer(builder, arguments[0]), arguments[1], "acq_rel")
 
     return types.int64(types.uint64, types.int64), emit
+
+
+@intrinsic
+def pause(typing_context: Any) -> Any:
+    """Between two looks of a waiting thread: leave the core to the thread that shares it."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
+        if _IS_X86:
+            function = ir.FunctionType(ir.VoidType(), [])
+            builder.call(builder.module.declare_intrinsic("llvm.x86.sse2.pause", fnty=function), [])
+        return context.get_dummy_value()
+
+    return types.void(), emit

@@ -5,13 +5,13 @@ A point's key is the row-major number of its cell, as in :mod:`sparseconv.backen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparseconv.backends.cpu.jit import kernel
-from sparseconv.backends.site_keys import SiteKeys
+from sparseconv.backends.site_keys import FARTHEST_CELL, SiteKeys
 
 # Points whose cells are computed at once: with four columns 8 KB of cells and constants, in the first-level cache.
 BLOCK = 128
@@ -71,11 +71,10 @@ def block_constants(columns, low, size, first, last):
 
 
 @kernel
-def _span(points, low, size, first, last, least, most):
+def _span(points, constants, least, most):
     """Smallest and largest cell of the points inside, per axis; unchanged where there is none."""
-    ndim = low.shape[0]
+    ndim = least.shape[0]
     rows, columns = points.shape
-    constants = block_constants(columns, low, size, first, last)
     lows, sizes, firsts, lasts = constants[0], constants[1], constants[2], constants[3]
     cells = np.empty(BLOCK * columns, np.int32)
     flat = points.reshape(-1)
@@ -141,26 +140,48 @@ def count_dropped(points, start, keys, ndim, dropped):
             dropped[np.int64(not _is_finite(points, start + k, ndim))] += 1
 
 
-def rounded_down(bound: int) -> np.float32:
+def _rounded_down(bound: int) -> np.float32:
     """The largest float32 that is no larger: a float32 cell is at most ``bound`` where it is at most this."""
     rounded = np.float32(bound)
     return rounded if int(rounded) <= bound else np.nextafter(rounded, np.float32(-np.inf))
 
 
-def grid_keys(
-    points: NDArray[np.float32], samples: int, constants: Sequence[NDArray[np.float32]], grid: Sequence[int] | None
-) -> SiteKeys:
-    """Keys of the whole grid where they fit, else of the box that the points occupy."""
-    if grid is not None:
+@functools.lru_cache(maxsize=64)
+def grid_constants(
+    columns: int, low: tuple[float, ...], size: tuple[float, ...], grid: tuple[int, ...] | None
+) -> NDArray[np.float32]:
+    """Lower corner, size, and first and last cell of each value of a block of points, in four rows."""
+    bounds = [(-FARTHEST_CELL, FARTHEST_CELL)] * len(low) if grid is None else [(0, cells - 1) for cells in grid]
+    rows = [low, size, *([_rounded_down(bound) for bound in side] for side in zip(*bounds, strict=True))]
+    constants: NDArray[np.float32] = block_constants(columns, *(np.array(row, np.float32) for row in rows))
+    return constants
+
+
+class CellKeys:
+    """The numbering of cells: its box, and the box's lower corner and strides as arrays."""
+
+    def __init__(self, box: SiteKeys) -> None:
+        self.cells = box.cells
+        self.low, self.strides = np.array(box.low, np.int64), np.array(box.strides, np.int64)
+
+    @classmethod
+    def of_points(
+        cls, points: NDArray[np.float32], samples: int, constants: NDArray[np.float32], ndim: int
+    ) -> CellKeys:
+        """Keys of the box that the points occupy."""
+        least = np.full(ndim, np.iinfo(np.int64).max)
+        most = np.full(ndim, np.iinfo(np.int64).min)
+        _span(points, constants, least, most)
+        if np.any(least > most):
+            least[:], most[:] = 0, -1
+        return cls(SiteKeys.spanning([0, *least[::-1].tolist()], [samples - 1, *most[::-1].tolist()]))
+
+    @staticmethod
+    @functools.lru_cache(maxsize=64)
+    def of_grid(samples: int, grid: tuple[int, ...]) -> CellKeys | None:
+        """Keys of the whole grid; None where it has too many cells to number, of which few may be occupied."""
         try:
-            return SiteKeys.spanning([0] * (len(grid) + 1), [samples - 1, *(cells - 1 for cells in grid[::-1])])
+            box = SiteKeys.spanning([0] * (len(grid) + 1), [samples - 1, *(cells - 1 for cells in grid[::-1])])
         except ValueError:
-            # The grid's corner cells may be too many to number, and still few of them occupied.
-            pass
-    ndim = len(constants[0])
-    least = np.full(ndim, np.iinfo(np.int64).max)
-    most = np.full(ndim, np.iinfo(np.int64).min)
-    _span(points, *constants, least, most)
-    if np.any(least > most):
-        least[:], most[:] = 0, -1
-    return SiteKeys.spanning([0, *least[::-1].tolist()], [samples - 1, *most[::-1].tolist()])
+            return None
+        return CellKeys(box)

@@ -151,19 +151,22 @@ def number_runs(
 
 
 @kernel
+def _renumber(first_run, runs, new_rows, run_rows):
+    """``new_rows[row + 1]`` is the new number of a row; an empty array leaves rows as they are."""
+    if new_rows.shape[0]:
+        for run in range(first_run, first_run + runs):
+            run_rows[run] = new_rows[np.uint64(run_rows[run] + 1)]
+
+
+@kernel
 def spread_rows(
     starts, first_piece, last_piece, run_counts, keys, run_starts, run_rows, run_ranks, new_rows, rows, ranks
 ):
-    """Row and rank of each point of some pieces; rows are renumbered first where ``new_rows`` holds any.
-
-    ``new_rows[row + 1]`` is the new number of a row.
-    """
+    """Row and rank of each point of some pieces."""
     one = np.uint64(1)
     for piece in range(first_piece, last_piece):
         first_run = np.uint64(starts[piece] + piece)
-        if new_rows.shape[0]:
-            for run in range(first_run, first_run + np.uint64(run_counts[piece])):
-                run_rows[run] = new_rows[np.uint64(run_rows[run] + 1)]
+        _renumber(first_run, np.uint64(run_counts[piece]), new_rows, run_rows)
         first_row = np.uint64(starts[piece])
         run = first_run - one
         previous = np.int64(_NO_KEY)
@@ -176,39 +179,69 @@ def spread_rows(
 
 
 @kernel
-def clear_blocks(padded, start, stop):
-    """Zeros in the blocks of the voxels ``start .. stop``."""
-    flat = padded.reshape(-1)
-    block = padded.shape[1] * padded.shape[2]
+def clear_blocks(counts, start, stop, blocks, block_counts):
+    """Clear the blocks of the voxels ``start .. stop`` and count what they will hold; returns the sum."""
+    room = blocks.shape[1]
+    flat = blocks.reshape(-1)
+    block = room * blocks.shape[2]
     flat[start * block : stop * block] = 0
+    total = np.int64(0)
+    for v in range(np.uint64(start), np.uint64(stop)):
+        held = min(counts[v], np.int32(room))
+        block_counts[v] = held
+        total += held
+    return total
 
 
 @kernel
-def pad_points(values, start, stop, rows, ranks, padded):
-    """Copy the points ``start .. stop`` to their places; those past a voxel's room are left out."""
-    room = padded.shape[1]
-    columns = np.uint64(padded.shape[2])
-    out = padded.reshape(-1)
+def fill_blocks(
+    values,
+    starts,
+    first_piece,
+    last_piece,
+    run_counts,
+    keys,
+    run_starts,
+    run_rows,
+    run_ranks,
+    new_rows,
+    rows,
+    blocks,
+):
+    """Row of each point of some pieces, and its copy in the voxel's block where that has room."""
+    room = blocks.shape[1]
+    columns = np.uint64(blocks.shape[2])
+    out = blocks.reshape(-1)
     source = values.reshape(-1)
     one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
-    for n in range(np.uint64(start), np.uint64(stop)):
-        row = rows[n]
-        rank = ranks[n]
-        if row < 0 or rank >= room:
-            continue
-        place = np.uint64(row * room + rank) * columns
-        read = n * columns
-        c = np.uint64(0)
-        # Four at a time, all read before one is written: a single load and store of a vector.
-        while c + four <= columns:
-            x, y = source[read + c], source[read + c + one]
-            z, feature = source[read + c + two], source[read + c + three]
-            out[place + c], out[place + c + one] = x, y
-            out[place + c + two], out[place + c + three] = z, feature
-            c += four
-        while c < columns:
-            out[place + c] = source[read + c]
-            c += one
+    for piece in range(first_piece, last_piece):
+        first_run = np.uint64(starts[piece] + piece)
+        _renumber(first_run, np.uint64(run_counts[piece]), new_rows, run_rows)
+        first_row = np.uint64(starts[piece])
+        run = first_run - one
+        previous = np.int64(_NO_KEY)
+        for n in range(first_row, np.uint64(starts[piece + 1])):
+            key = keys[n]
+            run += np.uint64(key != previous)
+            previous = key
+            row = run_rows[run]
+            rows[n] = row
+            rank = np.int64(run_ranks[run]) + (np.int64(n - first_row) - run_starts[run])
+            if row < 0 or rank >= room:
+                continue
+            place = np.uint64(row * room + rank) * columns
+            read = n * columns
+            c = np.uint64(0)
+            # Four at a time, all read before one is written: a single load and store of a vector.
+            while c + four <= columns:
+                x, y = source[read + c], source[read + c + one]
+                z, feature = source[read + c + two], source[read + c + three]
+                out[place + c], out[place + c + one] = x, y
+                out[place + c + two], out[place + c + three] = z, feature
+                c += four
+            while c < columns:
+                out[place + c] = source[read + c]
+                c += one
 
 
 @kernel

@@ -8,31 +8,32 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparseconv.backends.cpu.atomic import add, exchange, load, store
+from sparseconv.backends.cpu.atomic import add, exchange, load, pause, store
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.voxel_runs import (
     clear_blocks,
+    fill_blocks,
     find_runs,
     number_runs,
-    pad_points,
     sites_of_keys,
     spread_rows,
 )
 
 # Words of the threads' meeting place, each on a cache line of its own.
 _LINE = 8
-FIND_TICKET, TURN, NUMBERED, HAS_OUTPUTS, SPREAD_TICKET, SPREAD, PAD_TICKET, PADDED, HAS_FAILED = range(
-    0, 9 * _LINE, _LINE
+_WORDS = 10
+FIND_TICKET, TURN, NUMBERED, HAS_OUTPUTS, SPREAD_TICKET, SPREAD, FILL_TICKET, FILLED, POINTS_KEPT, HAS_FAILED = (
+    range(0, _WORDS * _LINE, _LINE)
 )
 # From here on one word for each task: whether its runs have been found.
-_HAS_RUNS = 9 * _LINE
+_HAS_RUNS = _WORDS * _LINE
 
 # Looks at what others do, about 1 ns each, before a waiting thread returns to Python, where it sleeps: another
 # program may need the core.
-_LOOKS = 200_000
+_LOOKS = 10_000
 # Looks, about 10 us, while another thread passes the interpreter's lock: where two come to it at once, the second
 # sleeps for 50 us.
-_LINGER = 10_000
+_LINGER = 400
 
 
 def words_of(tasks: int) -> int:
@@ -53,14 +54,15 @@ def _wait(place, index, value, looks):
             return True
         if load(_word(place, HAS_FAILED)) != 0:
             return False
+        pause()
     return False
 
 
 @kernel
-def _linger(place):
+def _linger():
     """Let another thread leave the interpreter's lock."""
     for _ in range(_LINGER):
-        load(_word(place, HAS_FAILED))
+        pause()
 
 
 @kernel
@@ -144,6 +146,7 @@ def group_runs(
                 looks = 0
                 continue
         looks += 1
+        pause()
     return False
 
 
@@ -153,7 +156,7 @@ def wait_for_outputs(place):
     has_outputs = _wait(place, HAS_OUTPUTS, 1, _LOOKS)
     if has_outputs:
         # The caller leaves the interpreter's lock in the meantime.
-        _linger(place)
+        _linger()
     return has_outputs
 
 
@@ -178,10 +181,12 @@ def spread_voxels(
     sites,
     has_blocks,
     values,
+    counts,
     blocks,
+    block_counts,
     leaves_last,
 ):
-    """Rows and ranks of points, sites of voxels, and their padded blocks where ``has_blocks``.
+    """Sites of voxels and rows of points, with the points' ranks, or the voxels' blocks where ``has_blocks``.
 
     Returns whether all is done: False after a while of waiting. A thread that ``leaves_last`` gives the others the
     time to leave.
@@ -191,35 +196,49 @@ def spread_voxels(
         task = add(_word(place, SPREAD_TICKET), 1)
         if task >= tasks:
             break
-        spread_rows(
-            starts,
-            pieces_of[task],
-            pieces_of[task + 1],
-            run_counts,
-            keys,
-            run_starts,
-            run_rows,
-            run_ranks,
-            new_rows,
-            rows,
-            ranks,
-        )
         start, stop = voxels * task // tasks, voxels * (task + 1) // tasks
         sites_of_keys(voxel_keys, is_exact, box_low, strides, start, stop, sites)
         if has_blocks:
-            clear_blocks(blocks, start, stop)
+            add(_word(place, POINTS_KEPT), clear_blocks(counts, start, stop, blocks, block_counts))
+        else:
+            spread_rows(
+                starts,
+                pieces_of[task],
+                pieces_of[task + 1],
+                run_counts,
+                keys,
+                run_starts,
+                run_rows,
+                run_ranks,
+                new_rows,
+                rows,
+                ranks,
+            )
         add(_word(place, SPREAD), 1)
     if not _wait(place, SPREAD, tasks, _LOOKS):
         return False
     if has_blocks:
         while load(_word(place, HAS_FAILED)) == 0:
-            task = add(_word(place, PAD_TICKET), 1)
+            task = add(_word(place, FILL_TICKET), 1)
             if task >= tasks:
                 break
-            pad_points(values, starts[pieces_of[task]], starts[pieces_of[task + 1]], rows, ranks, blocks)
-            add(_word(place, PADDED), 1)
-        if not _wait(place, PADDED, tasks, _LOOKS):
+            fill_blocks(
+                values,
+                starts,
+                pieces_of[task],
+                pieces_of[task + 1],
+                run_counts,
+                keys,
+                run_starts,
+                run_rows,
+                run_ranks,
+                new_rows,
+                rows,
+                blocks,
+            )
+            add(_word(place, FILLED), 1)
+        if not _wait(place, FILLED, tasks, _LOOKS):
             return False
     if leaves_last:
-        _linger(place)
+        _linger()
     return True

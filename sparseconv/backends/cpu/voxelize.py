@@ -7,7 +7,6 @@ several threads, and the second beside the first.
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Sequence
 
@@ -20,17 +19,17 @@ from sparseconv.backends import PointBlocks, PointGroups
 from sparseconv.backends.cpu.helpers import Helpers
 from sparseconv.backends.cpu.radix import argsort_keys
 from sparseconv.backends.cpu.scratch import scratch
-from sparseconv.backends.cpu.voxel_cells import block_constants, grid_keys, rounded_down
+from sparseconv.backends.cpu.voxel_cells import CellKeys, grid_constants
 from sparseconv.backends.cpu.voxel_runs import RESERVED
 from sparseconv.backends.cpu.voxel_steps import (
     HAS_FAILED,
     HAS_OUTPUTS,
+    POINTS_KEPT,
     group_runs,
     spread_voxels,
     wait_for_outputs,
     words_of,
 )
-from sparseconv.backends.site_keys import FARTHEST_CELL
 
 # Points of a task at least: about 90 us of work in all three steps, against about 20 us of Python.
 _SMALLEST_TASK = 16384
@@ -82,20 +81,21 @@ class _Grouping:
         self,
         values: NDArray[np.float32],
         sizes: Sequence[int],
-        corners: Sequence[NDArray[np.float32]],
+        low: tuple[float, ...],
+        size: tuple[float, ...],
         grid: tuple[int, ...] | None,
         max_voxels: int | None,
         in_order: bool,
         max_points: int | None,
     ) -> None:
-        ndim = len(corners[0])
+        ndim = len(low)
         self._values = values
         self._placed = values if values.shape[1] <= _MOST_COLUMNS else np.ascontiguousarray(values[:, :ndim])
         self._samples = len(sizes)
         self._max_voxels, self._in_order, self._max_points = max_voxels, in_order, max_points
-        self._box = grid_keys(self._placed, len(sizes), corners, grid)
-        self._box_low, self._strides = np.array(self._box.low, np.int64), np.array(self._box.strides, np.int64)
-        self._constants = block_constants(self._placed.shape[1], *corners)
+        self._constants = grid_constants(self._placed.shape[1], low, size, grid)
+        cell_keys = None if grid is None else CellKeys.of_grid(len(sizes), grid)
+        self._cell_keys = cell_keys or CellKeys.of_points(self._placed, len(sizes), self._constants, ndim)
         total = len(values)
         self._pieces = pieces = _Pieces(sizes, total)
         # At most half full.
@@ -109,13 +109,14 @@ class _Grouping:
         self._run_starts = scratch("run starts", total + pieces.count, np.int32)
         self._run_ranks = scratch("run ranks", total + pieces.count, np.int32)
         self._run_rows = scratch("run rows", total + pieces.count, np.int64)
-        self._words = np.zeros(words_of(pieces.tasks), np.int64)
-        self._place = np.uint64(self._words.ctypes.data)
+        self.words = np.zeros(words_of(pieces.tasks), np.int64)
+        self._place = np.uint64(self.words.ctypes.data)
         self._run_counts = np.empty(pieces.count, np.int64)
         self._voxels = np.zeros(pieces.count + 1, np.int64)
         self.dropped = np.empty((pieces.count, 2), np.int64)
         self.rows = np.empty(total, np.int64)
-        self.ranks = np.empty(total, np.int32)
+        # Blocks hold what ranks are for.
+        self.ranks = np.empty(total if max_points is None else 0, np.int32)
 
     def run(self) -> None:
         """Take all steps, with helpers."""
@@ -125,18 +126,18 @@ class _Grouping:
                 helpers.check()
                 time.sleep(_SLEEP_SECONDS)
             self._make_outputs()
-            self._words[HAS_OUTPUTS] = 1
+            self.words[HAS_OUTPUTS] = 1
             while not self._spread(leaves_last=helpers.are_there):
                 helpers.check()
                 time.sleep(_SLEEP_SECONDS)
 
     def _stop(self) -> None:
-        self._words[HAS_FAILED] = 1
+        self.words[HAS_FAILED] = 1
 
     def _help(self) -> None:
         for step in (self._group, self._wait_for_outputs, self._spread):
             while not step():
-                if self._words[HAS_FAILED]:
+                if self.words[HAS_FAILED]:
                     return
                 time.sleep(_SLEEP_SECONDS)
 
@@ -149,8 +150,8 @@ class _Grouping:
             self._pieces.samples,
             self._pieces.of_tasks,
             self._constants,
-            self._box_low,
-            self._strides,
+            self._cell_keys.low,
+            self._cell_keys.strides,
             self._keys,
             self._run_starts,
             self._run_counts,
@@ -179,9 +180,10 @@ class _Grouping:
             keys, counts = keys[kept], counts[kept]
         self._kept_keys = keys
         self.counts = counts.copy()
-        self.sites = np.empty((len(keys), len(self._strides)), np.int32)
+        self.sites = np.empty((len(keys), len(self._cell_keys.strides)), np.int32)
         room = self._max_points or 0
         self.blocks = np.empty((len(keys), room, self._values.shape[1]), np.float32)
+        self.block_counts = np.empty(len(keys) if room else 0, np.int32)
 
     def _spread(self, leaves_last: bool = False) -> bool:
         return spread_voxels(
@@ -198,13 +200,15 @@ class _Grouping:
             self.rows,
             self.ranks,
             self._kept_keys,
-            self._box.cells <= _EXACT_CELLS,
-            self._box_low,
-            self._strides,
+            self._cell_keys.cells <= _EXACT_CELLS,
+            self._cell_keys.low,
+            self._cell_keys.strides,
             self.sites,
             self._max_points is not None,
             self._values,
+            self.counts,
             self.blocks,
+            self.block_counts,
             leaves_last,
         )
 
@@ -219,46 +223,37 @@ class _Grouping:
             kept = np.concatenate([np.arange(first, stop) for first, stop in zip(firsts, stops, strict=True)])
             keys = keys[kept]
         if self._in_order:
-            _, order = argsort_keys(keys.copy(), self._box.cells)
+            _, order = argsort_keys(keys.copy(), self._cell_keys.cells)
             kept = order if kept is None else kept[order]
         return kept
-
-
-@functools.lru_cache(maxsize=64)
-def _end_cells(cells: tuple[int, ...] | None, ndim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """First and last cell of each axis of a grid, as float32 cells are compared with them."""
-    bounds = [(-FARTHEST_CELL, FARTHEST_CELL)] * ndim if cells is None else [(0, count - 1) for count in cells]
-    first, last = (
-        np.array([rounded_down(bound) for bound in side], np.float32) for side in zip(*bounds, strict=True)
-    )
-    return first, last
 
 
 def group_points(
     points: Tensor,
     sizes: Sequence[int],
-    low: Tensor,
-    size: Tensor,
-    grid: Tensor | None,
+    low: Sequence[float],
+    size: Sequence[float],
+    grid: Sequence[int] | None,
     max_voxels: int | None,
     in_order: bool,
     max_points: int | None = None,
 ) -> PointGroups:
     """See :meth:`sparseconv.backends.Backend.group_points`."""
-    cells = None if grid is None else tuple(grid.tolist())
-    corners = (low.numpy(), size.numpy(), *_end_cells(cells, len(low)))
-    grouping = _Grouping(points.detach().numpy(), sizes, corners, cells, max_voxels, in_order, max_points)
+    cells = None if grid is None else tuple(grid)
+    grouping = _Grouping(
+        points.detach().numpy(), sizes, tuple(low), tuple(size), cells, max_voxels, in_order, max_points
+    )
     grouping.run()
     blocks = None
     if max_points is not None:
-        counts = np.minimum(grouping.counts, max_points)
-        blocks = PointBlocks(torch.from_numpy(grouping.blocks), torch.from_numpy(counts), int(counts.sum()))
+        counts, kept = torch.from_numpy(grouping.block_counts), int(grouping.words[POINTS_KEPT])
+        blocks = PointBlocks(torch.from_numpy(grouping.blocks), counts, kept)
     outside, nonfinite = grouping.dropped.sum(0).tolist()
     return PointGroups(
         torch.from_numpy(grouping.sites),
         torch.from_numpy(grouping.counts),
         torch.from_numpy(grouping.rows),
-        torch.from_numpy(grouping.ranks),
+        None if blocks else torch.from_numpy(grouping.ranks),
         outside,
         nonfinite,
         blocks,

@@ -86,7 +86,9 @@ def _rank(rows, order, starts, ranks):
         ranks[position] = rank
 
 
-def place_points(points: Tensor, low: Tensor, size: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+def place_points(
+    points: Tensor, low: Sequence[float], size: Sequence[float], grid: Sequence[int] | None
+) -> tuple[Tensor, Tensor]:
     """Voxel of each point, in float32: cells int32 ``[N, D]`` in point axis order, and a status uint8 ``[N]``.
 
     The status is 0 inside, 1 outside the grid (or beyond int32), 2 not finite.
@@ -94,8 +96,8 @@ def place_points(points: Tensor, low: Tensor, size: Tensor, grid: Tensor | None)
     cloud = points.detach().contiguous()
     cells = torch.empty((len(cloud), len(low)), dtype=torch.int32, device=cloud.device)
     status = torch.empty(len(cloud), dtype=torch.uint8, device=cloud.device)
-    bounds = torch.empty(0, dtype=torch.int64, device=cloud.device) if grid is None else grid
-    _place.launch(len(cloud), cloud, low, size, bounds, cells, status)
+    bounds = torch.tensor([] if grid is None else list(grid), dtype=torch.int64, device=cloud.device)
+    _place.launch(len(cloud), cloud, cloud.new_tensor(low), cloud.new_tensor(size), bounds, cells, status)
     return cells, status
 
 
@@ -122,9 +124,9 @@ def rank_in_voxel(rows: Tensor, n_rows: int) -> Tensor:
 def group_points(
     points: Tensor,
     sizes: Sequence[int],
-    low: Tensor,
-    size: Tensor,
-    grid: Tensor | None,
+    low: Sequence[float],
+    size: Sequence[float],
+    grid: Sequence[int] | None,
     max_voxels: int | None,
     in_order: bool,
     max_points: int | None = None,

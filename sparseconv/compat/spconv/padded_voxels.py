@@ -96,9 +96,9 @@ class Voxelizer:
         groups = backend_for(points.device).group_points(
             points,
             [len(points)],
-            points.new_tensor(self.coors_range[: self.ndim]),
-            points.new_tensor(self.vsize),
-            points.new_tensor(self._cells, dtype=torch.int64),
+            self.coors_range[: self.ndim],
+            self.vsize,
+            self._cells,
             self.max_num_voxels,
             in_order=False,
             max_points=self.max_num_points_per_voxel,
