@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
-# One thread setting is dropped for another after this many runs each, or one long one.
+# One thread setting is dropped for another after this many seconds and runs each, or one long run. Three runs of a
+# millisecond chose by chance.
+_SETTLING_SECONDS = 0.03
 _SETTLING_RUNS = 3
 # A run of this length fills the caches by itself.
 _LONG_SECONDS = 0.5
@@ -55,14 +58,17 @@ class Server:
         return {"threads": self._settle(request["threads"])}
 
     def _settle(self, settings: list[int]) -> int:
-        """The fastest of the thread settings, by the best of some runs."""
-        best = {}
+        """The fastest of the thread settings, by the median of some runs."""
+        typical = {}
         for threads in settings if len(settings) > 1 else []:
             torch.set_num_threads(threads)
-            first = self._seconds()
-            further = range(0 if first > _LONG_SECONDS else _SETTLING_RUNS - 1)
-            best[threads] = min([first, *(self._seconds() for _ in further)])
-        chosen = min(best, key=lambda threads: best[threads]) if best else settings[0]
+            seconds = [self._seconds()]
+            while seconds[0] < _LONG_SECONDS and (
+                len(seconds) < _SETTLING_RUNS or sum(seconds) < _SETTLING_SECONDS
+            ):
+                seconds.append(self._seconds())
+            typical[threads] = statistics.median(seconds)
+        chosen = min(typical, key=lambda threads: typical[threads]) if typical else settings[0]
         torch.set_num_threads(chosen)
         return chosen
 

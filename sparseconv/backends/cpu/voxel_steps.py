@@ -21,10 +21,23 @@ from sparseconv.backends.cpu.voxel_runs import (
 
 # Words of the threads' meeting place, each on a cache line of its own.
 _LINE = 8
-_WORDS = 10
-FIND_TICKET, TURN, NUMBERED, HAS_OUTPUTS, SPREAD_TICKET, SPREAD, FILL_TICKET, FILLED, POINTS_KEPT, HAS_FAILED = (
-    range(0, _WORDS * _LINE, _LINE)
-)
+_WORDS = 14
+(
+    FIND_TICKET,
+    TURN,
+    NUMBERED,
+    HAS_OUTPUTS,
+    SPREAD_TICKET,
+    _SPREAD_FRONT,
+    _SPREAD_BACK,
+    SPREAD,
+    FILL_TICKET,
+    _FILL_FRONT,
+    _FILL_BACK,
+    FILLED,
+    POINTS_KEPT,
+    HAS_FAILED,
+) = range(0, _WORDS * _LINE, _LINE)
 # From here on one word for each task: whether its runs have been found.
 _HAS_RUNS = _WORDS * _LINE
 
@@ -56,6 +69,20 @@ def _wait(place, index, value, looks):
             return False
         pause()
     return False
+
+
+@kernel
+def _take(place, ticket, tasks, from_back):
+    """A task that no other thread has, or -1: the caller takes them from the front and helpers from the back.
+
+    So a thread comes again to the memory that it had in the step before. The words for front and back stand behind
+    that of the tickets.
+    """
+    if load(_word(place, HAS_FAILED)) != 0 or add(_word(place, ticket), 1) >= tasks:
+        return -1
+    if from_back:
+        return tasks - 1 - add(_word(place, ticket + 2 * _LINE), 1)
+    return add(_word(place, ticket + _LINE), 1)
 
 
 @kernel
@@ -184,6 +211,7 @@ def spread_voxels(
     counts,
     blocks,
     block_counts,
+    is_helper,
     leaves_last,
 ):
     """Sites of voxels and rows of points, with the points' ranks, or the voxels' blocks where ``has_blocks``.
@@ -192,9 +220,9 @@ def spread_voxels(
     time to leave.
     """
     voxels = voxel_keys.shape[0]
-    while load(_word(place, HAS_FAILED)) == 0:
-        task = add(_word(place, SPREAD_TICKET), 1)
-        if task >= tasks:
+    while True:
+        task = _take(place, SPREAD_TICKET, tasks, is_helper)
+        if task < 0:
             break
         start, stop = voxels * task // tasks, voxels * (task + 1) // tasks
         sites_of_keys(voxel_keys, is_exact, box_low, strides, start, stop, sites)
@@ -218,9 +246,9 @@ def spread_voxels(
     if not _wait(place, SPREAD, tasks, _LOOKS):
         return False
     if has_blocks:
-        while load(_word(place, HAS_FAILED)) == 0:
-            task = add(_word(place, FILL_TICKET), 1)
-            if task >= tasks:
+        while True:
+            task = _take(place, FILL_TICKET, tasks, is_helper)
+            if task < 0:
                 break
             fill_blocks(
                 values,

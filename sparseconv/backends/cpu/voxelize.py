@@ -127,7 +127,7 @@ class _Grouping:
                 time.sleep(_SLEEP_SECONDS)
             self._make_outputs()
             self.words[HAS_OUTPUTS] = 1
-            while not self._spread(leaves_last=helpers.are_there):
+            while not self._spread(is_helper=False, leaves_last=helpers.are_there):
                 helpers.check()
                 time.sleep(_SLEEP_SECONDS)
 
@@ -185,7 +185,7 @@ class _Grouping:
         self.blocks = np.empty((len(keys), room, self._values.shape[1]), np.float32)
         self.block_counts = np.empty(len(keys) if room else 0, np.int32)
 
-    def _spread(self, leaves_last: bool = False) -> bool:
+    def _spread(self, is_helper: bool = True, leaves_last: bool = False) -> bool:
         return spread_voxels(
             self._place,
             self._pieces.tasks,
@@ -209,6 +209,7 @@ class _Grouping:
             self.counts,
             self.blocks,
             self.block_counts,
+            is_helper,
             leaves_last,
         )
 
