@@ -179,7 +179,9 @@ def read_stl(path: PathLike) -> TriangleMesh:
     count = int.from_bytes(content[80:84], "little") if len(content) >= _STL_HEADER else -1
     if count >= 0 and len(content) == _STL_HEADER + count * _STL_TRIANGLE.itemsize:
         table = np.frombuffer(content, _STL_TRIANGLE, count, _STL_HEADER)
-        corners = table["corners"].reshape(-1, 3).astype(np.float64)
+        # A signalling NaN in the file is a NaN like any other.
+        with np.errstate(invalid="ignore"):
+            corners = table["corners"].reshape(-1, 3).astype(np.float64)
     elif content.lstrip()[:5].lower() == b"solid" and b"\0" not in content:
         rows = []
         for number, line in numbered_lines(content):

@@ -27,7 +27,9 @@ def read_ply_mesh(path: PathLike) -> TriangleMesh:
         PointFileError: as `read_ply`; or there is no face element with a list of vertices.
     """
     cloud = read_ply(path)
-    vertices = cloud.xyz.astype(np.float64) + cloud.origin
+    # A signalling NaN in the file is a NaN like any other.
+    with np.errstate(invalid="ignore"):
+        vertices = cloud.xyz.astype(np.float64) + cloud.origin
     content = read_bytes(path)
     header = parse_ply_header(path, content)
     place = next((number for number, item in enumerate(header.elements) if item.name.lower() == "face"), None)

@@ -95,6 +95,14 @@ def test_random_bytes(folder: Path, suffix: str, content: bytes) -> None:
     _read(folder / f"random{suffix}", content)
 
 
+def test_signalling_nan(folder: Path, valid: dict[str, list[Path]]) -> None:
+    for suffix in (".stl", ".bin", ".ply", ".pcd"):
+        content = valid[suffix][-1].read_bytes()
+        # The last four bytes that are a coordinate, or lie among features.
+        for at in range(len(content) - 24, len(content) - 4):
+            _read(folder / f"nan{suffix}", content[:at] + b"\x01\x00\x80\x7f" + content[at + 4 :])
+
+
 @pytest.mark.parametrize("suffix", SUPPORTED_SUFFIXES)
 @given(which=st.integers(0, 2), edits=st.lists(EDIT, min_size=1, max_size=5))
 @settings(max_examples=150, deadline=None)
