@@ -19,6 +19,7 @@ from sparseconv.backends.cpu import amx, conv_bfloat16, depthwise
 from sparseconv.backends.cpu.bisect import block_stops, tap_starts
 from sparseconv.backends.cpu.epilogue import BLOCK, finish_rows, start_rows
 from sparseconv.backends.cpu.jit import kernel
+from sparseconv.backends.cpu.packed_weights import packed_weight
 from sparseconv.backends.cpu.threads import run_ranges
 from sparseconv.backends.cpu.tile import KINDS, gather_tiles, outer_tiles
 from sparseconv.backends.cpu.vector_unit import PREFERS_BFLOAT16_DOT
@@ -239,13 +240,18 @@ def convolve(
         return torch.from_numpy(out)
     plan = column_plan(c_out // groups, dtype.itemsize)
     steps = -(-depth // 2) if is_half else depth
-    packed = np.empty((taps, groups, steps, int(plan[-1, 0])), np.int32 if is_half else dtype)
-    pack = conv_bfloat16.pack_pairs if is_half else _pack_weight
-    run_ranges(
-        lambda start, stop: pack(w, groups, start, stop, packed),
-        taps,
-        1 + _WORTH_A_THREAD * taps // (16 * max(1, packed.size)),
-    )
+
+    def pack() -> NDArray[Any]:
+        made = np.empty((taps, groups, steps, int(plan[-1, 0])), np.int32 if is_half else dtype)
+        pack_taps = conv_bfloat16.pack_pairs if is_half else _pack_weight
+        run_ranges(
+            lambda start, stop: pack_taps(w, groups, start, stop, made),
+            taps,
+            1 + _WORTH_A_THREAD * taps // (16 * max(1, made.size)),
+        )
+        return made
+
+    packed = packed_weight(w, ("columns", groups), pack)
     run_ranges(
         lambda start, stop: _convolve(x, packed, plan, b, added, relu, sources, pairs, offsets, start, stop, out),
         blocks,

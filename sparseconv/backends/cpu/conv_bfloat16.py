@@ -18,6 +18,7 @@ from sparseconv.backends.cpu.amx import (
 from sparseconv.backends.cpu.bisect import block_stops, tap_starts
 from sparseconv.backends.cpu.epilogue import BLOCK, finish_rows, start_rows
 from sparseconv.backends.cpu.jit import kernel
+from sparseconv.backends.cpu.packed_weights import packed_weight
 from sparseconv.backends.cpu.threads import run_ranges
 
 # Pairs gathered at once: two tiles of rows, which with two tiles of columns share each load.
@@ -158,12 +159,17 @@ def convolve(
     c_out, taps, depth = weight.shape
     channels = -(-depth // _CHANNELS) * _CHANNELS
     columns = -(-(c_out // groups) // _COLUMNS) * _COLUMNS
-    packed = aligned((taps, groups, channels // 2, columns), np.dtype(np.int32))
-    run_ranges(
-        lambda start, stop: pack_pairs(weight, groups, start, stop, packed),
-        taps,
-        1 + _PACKED_PER_RANGE * taps // max(1, packed.size),
-    )
+
+    def pack() -> NDArray[np.int32]:
+        made: NDArray[np.int32] = aligned((taps, groups, channels // 2, columns), np.dtype(np.int32))
+        run_ranges(
+            lambda start, stop: pack_pairs(weight, groups, start, stop, made),
+            taps,
+            1 + _PACKED_PER_RANGE * taps // max(1, made.size),
+        )
+        return made
+
+    packed = packed_weight(weight, ("tiles", groups), pack)
 
     def work(start: int, stop: int) -> None:
         _convolve(
