@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -144,7 +143,7 @@ def _hard(points: torch.Tensor) -> sc.HardVoxels:
     ("failing", "step"),
     [
         *itertools.product(["caller"], ["_group", "_make_outputs", "_spread"]),
-        *itertools.product(["helper"], ["_group", "_wait_for_outputs", "_spread"]),
+        *itertools.product(["helper"], ["_group", "_spread"]),
     ],
 )
 @pytest.mark.parametrize("error", [ArithmeticError, KeyboardInterrupt])
@@ -172,24 +171,10 @@ def test_an_error_in_a_step_ends_the_call_and_leaves_the_pool_usable(
 
     with monkeypatch.context() as patch:
         patch.setattr(voxelize._Grouping, step, fail)
-        if failing == "helper" and step == "_wait_for_outputs":
-            _hold_outputs_until(helper_came, patch)
         with pytest.raises(error, match=step):
             _hard(scan())
     again = _hard(scan())
     assert torch.equal(again.points, expected.points) and torch.equal(again.point_rows, expected.point_rows)
-
-
-def _hold_outputs_until(event: threading.Event, patch: pytest.MonkeyPatch) -> None:
-    make = voxelize._Grouping._make_outputs
-
-    def hold(grouping: Any) -> None:
-        event.wait(60)
-        # The helper notes its error just after.
-        time.sleep(0.1)
-        make(grouping)
-
-    patch.setattr(voxelize._Grouping, "_make_outputs", hold)
 
 
 def test_a_helper_that_comes_too_late_is_not_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +186,7 @@ def test_a_helper_that_comes_too_late_is_not_let_in(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(helpers, "submit", lambda work, count: late.extend([work] * count))
     found = _hard(scan())
     assert len(late) == 3
-    monkeypatch.setattr(voxelize._Grouping, "_help", lambda grouping: pytest.fail("let in"))
+    monkeypatch.setattr(voxelize._Grouping, "_group", lambda grouping: pytest.fail("let in"))
     for work in late:
         work()
     assert torch.equal(found.points, expected.points)

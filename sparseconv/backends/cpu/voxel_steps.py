@@ -1,15 +1,10 @@
-"""The steps of grouping points by voxel, taken by several threads at once without a word of Python between.
-
-A step of a scan takes as long as waking a thread does, 60 us, and so does each meeting of two threads at the
-interpreter's lock. So a helper is woken once, and threads meet at words of memory.
-"""
+"""The steps of grouping points by voxel, taken by several threads at once; see :mod:`~sparseconv.backends.cpu.meeting`."""
 
 from __future__ import annotations
 
-import numpy as np
-
 from sparseconv.backends.cpu.atomic import add, exchange, load, pause, store
 from sparseconv.backends.cpu.jit import kernel
+from sparseconv.backends.cpu.meeting import HAS_FAILED, LINE, LOOKS, linger, take, wait, word
 from sparseconv.backends.cpu.voxel_runs import (
     clear_blocks,
     fill_blocks,
@@ -19,77 +14,31 @@ from sparseconv.backends.cpu.voxel_runs import (
     spread_rows,
 )
 
-# Words of the threads' meeting place, each on a cache line of its own.
-_LINE = 8
+# What stands behind a ticket is for :func:`~sparseconv.backends.cpu.meeting.take`.
 _WORDS = 14
 (
-    FIND_TICKET,
-    TURN,
-    NUMBERED,
+    _,
+    _FIND_TICKET,
+    _TURN,
+    _NUMBERED,
     HAS_OUTPUTS,
-    SPREAD_TICKET,
-    _SPREAD_FRONT,
-    _SPREAD_BACK,
-    SPREAD,
-    FILL_TICKET,
-    _FILL_FRONT,
-    _FILL_BACK,
-    FILLED,
+    _SPREAD_TICKET,
+    _,
+    _,
+    _SPREAD,
+    _FILL_TICKET,
+    _,
+    _,
+    _FILLED,
     POINTS_KEPT,
-    HAS_FAILED,
-) = range(0, _WORDS * _LINE, _LINE)
+) = range(0, _WORDS * LINE, LINE)
 # From here on one word for each task: whether its runs have been found.
-_HAS_RUNS = _WORDS * _LINE
-
-# Looks at what others do, about 1 ns each, before a waiting thread returns to Python, where it sleeps: another
-# program may need the core.
-_LOOKS = 10_000
-# Looks, about 10 us, while another thread passes the interpreter's lock: where two come to it at once, the second
-# sleeps for 50 us.
-_LINGER = 400
+_HAS_RUNS = _WORDS * LINE
 
 
 def words_of(tasks: int) -> int:
     """Length of the meeting place, int64 zeros."""
     return _HAS_RUNS + tasks
-
-
-@kernel
-def _word(place, index):
-    return place + np.uint64(8 * index)
-
-
-@kernel
-def _wait(place, index, value, looks):
-    """Look until the word has at least the value; returns whether it has."""
-    for _ in range(looks):
-        if load(_word(place, index)) >= value:
-            return True
-        if load(_word(place, HAS_FAILED)) != 0:
-            return False
-        pause()
-    return False
-
-
-@kernel
-def _take(place, ticket, tasks, from_back):
-    """A task that no other thread has, or -1: the caller takes them from the front and helpers from the back.
-
-    So a thread comes again to the memory that it had in the step before. The words for front and back stand behind
-    that of the tickets.
-    """
-    if load(_word(place, HAS_FAILED)) != 0 or add(_word(place, ticket), 1) >= tasks:
-        return -1
-    if from_back:
-        return tasks - 1 - add(_word(place, ticket + 2 * _LINE), 1)
-    return add(_word(place, ticket + _LINE), 1)
-
-
-@kernel
-def _linger():
-    """Let another thread leave the interpreter's lock."""
-    for _ in range(_LINGER):
-        pause()
 
 
 @kernel
@@ -122,15 +71,15 @@ def group_runs(
     """
     has_tickets = True
     looks = 0
-    while looks < _LOOKS and load(_word(place, HAS_FAILED)) == 0:
-        task = load(_word(place, NUMBERED))
+    while looks < LOOKS and load(word(place, HAS_FAILED)) == 0:
+        task = load(word(place, _NUMBERED))
         if task == tasks:
             return True
-        is_ready = load(_word(place, _HAS_RUNS + task)) != 0
-        if is_ready and exchange(_word(place, TURN), 1) == 0:
+        is_ready = load(word(place, _HAS_RUNS + task)) != 0
+        if is_ready and exchange(word(place, _TURN), 1) == 0:
             # Another thread may have numbered it in the meantime.
-            task = load(_word(place, NUMBERED))
-            while task < tasks and load(_word(place, _HAS_RUNS + task)) != 0:
+            task = load(word(place, _NUMBERED))
+            while task < tasks and load(word(place, _HAS_RUNS + task)) != 0:
                 number_runs(
                     starts,
                     pieces_of[task],
@@ -147,12 +96,12 @@ def group_runs(
                     run_ranks,
                 )
                 task += 1
-                store(_word(place, NUMBERED), task)
-            store(_word(place, TURN), 0)
+                store(word(place, _NUMBERED), task)
+            store(word(place, _TURN), 0)
             looks = 0
             continue
         if has_tickets:
-            task = add(_word(place, FIND_TICKET), 1)
+            task = add(word(place, _FIND_TICKET), 1)
             has_tickets = task < tasks
             if has_tickets:
                 find_runs(
@@ -169,22 +118,12 @@ def group_runs(
                     run_counts,
                     dropped,
                 )
-                store(_word(place, _HAS_RUNS + task), 1)
+                store(word(place, _HAS_RUNS + task), 1)
                 looks = 0
                 continue
         looks += 1
         pause()
     return False
-
-
-@kernel
-def wait_for_outputs(place):
-    """Wait until the caller has made room for the outputs; returns whether it has: False after a while."""
-    has_outputs = _wait(place, HAS_OUTPUTS, 1, _LOOKS)
-    if has_outputs:
-        # The caller leaves the interpreter's lock in the meantime.
-        _linger()
-    return has_outputs
 
 
 @kernel
@@ -221,13 +160,13 @@ def spread_voxels(
     """
     voxels = voxel_keys.shape[0]
     while True:
-        task = _take(place, SPREAD_TICKET, tasks, is_helper)
+        task = take(place, _SPREAD_TICKET, tasks, is_helper)
         if task < 0:
             break
         start, stop = voxels * task // tasks, voxels * (task + 1) // tasks
         sites_of_keys(voxel_keys, is_exact, box_low, strides, start, stop, sites)
         if has_blocks:
-            add(_word(place, POINTS_KEPT), clear_blocks(counts, start, stop, blocks, block_counts))
+            add(word(place, POINTS_KEPT), clear_blocks(counts, start, stop, blocks, block_counts))
         else:
             spread_rows(
                 starts,
@@ -242,12 +181,12 @@ def spread_voxels(
                 rows,
                 ranks,
             )
-        add(_word(place, SPREAD), 1)
-    if not _wait(place, SPREAD, tasks, _LOOKS):
+        add(word(place, _SPREAD), 1)
+    if not wait(place, _SPREAD, tasks):
         return False
     if has_blocks:
         while True:
-            task = _take(place, FILL_TICKET, tasks, is_helper)
+            task = take(place, _FILL_TICKET, tasks, is_helper)
             if task < 0:
                 break
             fill_blocks(
@@ -264,9 +203,9 @@ def spread_voxels(
                 rows,
                 blocks,
             )
-            add(_word(place, FILLED), 1)
-        if not _wait(place, FILLED, tasks, _LOOKS):
+            add(word(place, _FILLED), 1)
+        if not wait(place, _FILLED, tasks):
             return False
     if leaves_last:
-        _linger()
+        linger()
     return True

@@ -7,7 +7,6 @@ several threads, and the second beside the first.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,20 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparseconv.backends import PointBlocks, PointGroups
-from sparseconv.backends.cpu.helpers import Helpers
+from sparseconv.backends.cpu.meeting import Meeting, wait_for
 from sparseconv.backends.cpu.radix import argsort_keys
 from sparseconv.backends.cpu.scratch import scratch
 from sparseconv.backends.cpu.voxel_cells import CellKeys, grid_constants
 from sparseconv.backends.cpu.voxel_runs import RESERVED
-from sparseconv.backends.cpu.voxel_steps import (
-    HAS_FAILED,
-    HAS_OUTPUTS,
-    POINTS_KEPT,
-    group_runs,
-    spread_voxels,
-    wait_for_outputs,
-    words_of,
-)
+from sparseconv.backends.cpu.voxel_steps import HAS_OUTPUTS, POINTS_KEPT, group_runs, spread_voxels, words_of
 
 # Points of a task at least: about 90 us of work in all three steps, against about 20 us of Python.
 _SMALLEST_TASK = 16384
@@ -39,8 +30,6 @@ _TASKS_PER_THREAD = 4
 _LARGEST_TASK = 1 << 30
 # Points with more columns than this are cut to their coordinates first: the block's pass runs over whole rows.
 _MOST_COLUMNS = 8
-# For a thread that has waited for long, awake: it gives its core to another program.
-_SLEEP_SECONDS = 5e-5
 # Keys below this are divided exactly in doubles.
 _EXACT_CELLS = 1 << 52
 
@@ -109,8 +98,7 @@ class _Grouping:
         self._run_starts = scratch("run starts", total + pieces.count, np.int32)
         self._run_ranks = scratch("run ranks", total + pieces.count, np.int32)
         self._run_rows = scratch("run rows", total + pieces.count, np.int64)
-        self.words = np.zeros(words_of(pieces.tasks), np.int64)
-        self._place = np.uint64(self.words.ctypes.data)
+        self._meeting = Meeting(words_of(pieces.tasks))
         self._run_counts = np.empty(pieces.count, np.int64)
         self._voxels = np.zeros(pieces.count + 1, np.int64)
         self.dropped = np.empty((pieces.count, 2), np.int64)
@@ -120,30 +108,20 @@ class _Grouping:
 
     def run(self) -> None:
         """Take all steps, with helpers."""
-        count = min(torch.get_num_threads(), self._pieces.tasks) - 1
-        with Helpers(self._help, count, self._stop) as helpers:
-            while not self._group():
-                helpers.check()
-                time.sleep(_SLEEP_SECONDS)
+        steps = (self._group, lambda: wait_for(self._meeting.place, HAS_OUTPUTS), self._spread)
+        with self._meeting.helpers(steps, min(torch.get_num_threads(), self._pieces.tasks) - 1) as helpers:
+            self._meeting.lead(self._group, helpers)
             self._make_outputs()
-            self.words[HAS_OUTPUTS] = 1
-            while not self._spread(is_helper=False, leaves_last=helpers.are_there):
-                helpers.check()
-                time.sleep(_SLEEP_SECONDS)
+            self._meeting.words[HAS_OUTPUTS] = 1
+            self._meeting.lead(lambda: self._spread(is_helper=False, leaves_last=helpers.are_there), helpers)
 
-    def _stop(self) -> None:
-        self.words[HAS_FAILED] = 1
-
-    def _help(self) -> None:
-        for step in (self._group, self._wait_for_outputs, self._spread):
-            while not step():
-                if self.words[HAS_FAILED]:
-                    return
-                time.sleep(_SLEEP_SECONDS)
+    def points_kept(self) -> int:
+        """Points in all blocks."""
+        return int(self._meeting.words[POINTS_KEPT])
 
     def _group(self) -> bool:
         return group_runs(
-            self._place,
+            self._meeting.place,
             self._pieces.tasks,
             self._placed,
             self._pieces.starts,
@@ -165,9 +143,6 @@ class _Grouping:
             self._run_ranks,
         )
 
-    def _wait_for_outputs(self) -> bool:
-        return wait_for_outputs(self._place)
-
     def _make_outputs(self) -> None:
         """Choose the rows that stay, and make room for what is said of them."""
         found = int(self._voxels[-1])
@@ -187,7 +162,7 @@ class _Grouping:
 
     def _spread(self, is_helper: bool = True, leaves_last: bool = False) -> bool:
         return spread_voxels(
-            self._place,
+            self._meeting.place,
             self._pieces.tasks,
             self._pieces.starts,
             self._pieces.of_tasks,
@@ -247,7 +222,7 @@ def group_points(
     grouping.run()
     blocks = None
     if max_points is not None:
-        counts, kept = torch.from_numpy(grouping.block_counts), int(grouping.words[POINTS_KEPT])
+        counts, kept = torch.from_numpy(grouping.block_counts), grouping.points_kept()
         blocks = PointBlocks(torch.from_numpy(grouping.blocks), counts, kept)
     outside, nonfinite = grouping.dropped.sum(0).tolist()
     return PointGroups(
