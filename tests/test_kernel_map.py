@@ -127,7 +127,7 @@ def test_coarse_map_of_long_sparse_lines(
     monkeypatch: pytest.MonkeyPatch, geometry: ConvGeometry, members_a_chunk: int, longest_stretch: int
 ) -> None:
     monkeypatch.setattr("sparseconv.backends.cpu.coarse._MEMBERS_A_CHUNK", members_a_chunk)
-    monkeypatch.setattr("sparseconv.backends.cpu.coarse._LONGEST_STRETCH", longest_stretch)
+    monkeypatch.setattr("sparseconv.backends.cpu.coarse.LONGEST_STRETCH", longest_stretch)
     arguments = oracle_arguments(geometry)
     for length in (300, 500_000):
         sites = random_sites(300, (7, length), (0, 2), 1, low=(-3, -length // 2))
@@ -138,8 +138,10 @@ def test_coarse_map_of_long_sparse_lines(
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_coarse_map_on_several_threads(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    monkeypatch.setattr("sparseconv.backends.cpu.coarse_lines._SMALLEST_RANGE", 16)
+    monkeypatch.setattr("sparseconv.backends.cpu.coarse._WORTH_A_THREAD", 1)
+    monkeypatch.setattr("sparseconv.backends.cpu.coarse._SMALLEST_TASK", 3)
     monkeypatch.setattr("sparseconv.backends.cpu.coarse._MEMBERS_A_CHUNK", 16)
+    monkeypatch.setattr("sparseconv.backends.cpu.helper_threads._cores", lambda: 8)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 import sparseconv as sc
 from sparseconv.backends import PointGroups, cpu, reference
-from sparseconv.backends.cpu import helpers, voxelize
+from sparseconv.backends.cpu import helper_threads, voxelize
 from sparseconv.backends.cpu.voxel_runs import sites_of_keys
 
 SIZES = [700, 0, 1, 400, 0]
@@ -151,7 +152,7 @@ def test_an_error_in_a_step_ends_the_call_and_leaves_the_pool_usable(
     failing: str, step: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(voxelize, "_SMALLEST_TASK", 100)
-    monkeypatch.setattr(helpers, "_cores", lambda: 2)
+    monkeypatch.setattr(helper_threads, "_cores", lambda: 2)
     torch.set_num_threads(2)
     expected = _hard(scan())
     caller = threading.current_thread()
@@ -164,8 +165,9 @@ def test_an_error_in_a_step_ends_the_call_and_leaves_the_pool_usable(
             helper_came.set()
             raise error(step)
         if failing == "helper":
-            # The caller alone could end before a helper is there.
+            # The caller alone could end before a helper is there, or before its error is noted.
             helper_came.wait(60)
+            time.sleep(0.05)
         result: object = take(grouping, *arguments, **options)
         return result
 
@@ -182,11 +184,11 @@ def test_a_helper_that_comes_too_late_is_not_let_in(monkeypatch: pytest.MonkeyPa
     torch.set_num_threads(4)
     expected = _hard(scan())
     late: list[Callable[[], None]] = []
-    monkeypatch.setattr(helpers, "_cores", lambda: 8)
-    monkeypatch.setattr(helpers, "submit", lambda work, count: late.extend([work] * count))
+    monkeypatch.setattr(helper_threads, "_cores", lambda: 8)
+    monkeypatch.setattr(helper_threads, "submit", lambda work, count: late.extend([work] * count))
     found = _hard(scan())
     assert len(late) == 3
-    monkeypatch.setattr(voxelize._Grouping, "_group", lambda grouping: pytest.fail("let in"))
+    monkeypatch.setattr(voxelize._Grouping, "_group", lambda grouping, is_helper: pytest.fail("let in"))
     for work in late:
         work()
     assert torch.equal(found.points, expected.points)
@@ -196,7 +198,7 @@ def test_no_helper_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voxelize, "_SMALLEST_TASK", 100)
     torch.set_num_threads(4)
     expected = _hard(scan())
-    monkeypatch.setattr(helpers, "submit", lambda work, count: [])
+    monkeypatch.setattr(helper_threads, "submit", lambda work, count: [])
     assert torch.equal(_hard(scan()).points, expected.points)
 
 

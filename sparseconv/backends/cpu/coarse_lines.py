@@ -7,21 +7,13 @@ coarse line, so they are found once a line.
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparseconv.backends.cpu.hash import SiteIndex
 from sparseconv.backends.cpu.jit import kernel
-from sparseconv.backends.cpu.radix import sort_keys
-from sparseconv.backends.cpu.threads import run_ranges
-from sparseconv.backends.site_keys import SiteKeys
 from sparseconv.geometry import ConvGeometry
-
-# Fine lines in a range; one costs about 20 ns, waking a thread about 20 us.
-_SMALLEST_RANGE = 4096
 
 
 @kernel
@@ -42,7 +34,16 @@ def _divide(value, divisor, exponent):
 
 
 @kernel
-def _reach_last(
+def _most_taps(step_counts):
+    """The most taps that one remainder has."""
+    most = np.int64(0)
+    for count in step_counts:
+        most = max(most, count)
+    return most
+
+
+@kernel
+def reach_last(
     sites,
     order,
     line_starts,
@@ -66,14 +67,17 @@ def _reach_last(
 ):
     """What each of the fine lines ``start .. stop`` reaches along the last axis, from ``low`` on.
 
+    Returns how many of them reach nothing.
+
     A hit is a cell, the tap, and the row of the fine site. Those of a line lie at ``hit_starts .. hit_stops`` in
     order of its sites, and the words of 64 cells that hold them inside ``spans``. ``steps [remainder, nth]`` is
-    what the nth tap of a remainder adds to the quotient, for as many taps as one remainder has at most.
+    what the nth tap of a remainder adds to the quotient.
     """
     exponent = _power_of_two(stride)
     last = sites.shape[1] - 1
-    most = np.uint64(steps.shape[1])
+    most = np.uint64(_most_taps(step_counts))
     one = np.uint64(1)
+    idle = 0
     has_order = order.shape[0] > 0
     first_row, end_row = np.uint64(line_starts[start]), np.uint64(line_starts[stop])
     places = np.empty(end_row - first_row + one, np.uint64)
@@ -98,18 +102,18 @@ def _reach_last(
         row, end = np.uint64(line_starts[line]), np.uint64(line_starts[line + one])
         hit_starts[line] = places[row - first_row]
         hit_stops[line] = places[end - first_row]
+        idle += hit_starts[line] == hit_stops[line]
         nearest = np.int64(sites[row, last]) + padding - dilation * (kernel_size - 1)
         farthest = np.int64(sites[end - one, last]) + padding
         spans[line, 0] = max(0, _divide(nearest, stride, exponent) - low) >> 6
         spans[line, 1] = min(extent - 1, _divide(farthest, stride, exponent) - low) >> 6
+    return idle
 
 
 @kernel
-def _reach_leading(
+def reach_leading(
     sites,
     line_starts,
-    hit_starts,
-    hit_stops,
     kernel_size,
     stride,
     padding,
@@ -140,7 +144,7 @@ def _reach_leading(
     planes = np.uint64(0)
     previous = np.int64(-1)
     count = np.uint64(0)
-    for line in range(np.uint64(hit_starts.shape[0])):
+    for line in range(np.uint64(line_starts.shape[0]) - one):
         row = np.int64(line_starts[line])
         is_same = previous >= 0
         if is_same:
@@ -171,12 +175,11 @@ def _reach_leading(
                         plane_keys[old * reached + new] = key + step * strides[a + 1]
                         plane_taps[old * reached + new] = tap + step_taps[a, remainder, nth]
                 planes *= reached
-        has_hits = hit_starts[line] != hit_stops[line]
         named = np.int64(line) << 32
         if leads == 0:
             keys[count] = plane_keys[0]
             members[count] = named
-            count += np.uint64(has_hits)
+            count += one
             continue
         a = leads - 1
         fine = np.int64(sites[row, leads]) + padding[a]
@@ -184,7 +187,7 @@ def _reach_leading(
         remainder = fine - quotient * stride[a]
         for nth in range(steps.shape[2]):
             step = quotient + steps[a, remainder, nth] - low[leads]
-            is_reached = has_hits & (nth < step_counts[a, remainder]) & (step >= 0) & (step < extent[leads])
+            is_reached = (nth < step_counts[a, remainder]) & (step >= 0) & (step < extent[leads])
             for plane in range(planes):
                 keys[count] = plane_keys[plane] + step * strides[leads]
                 members[count] = named | (plane_taps[plane] * kernel_size[a] + step_taps[a, remainder, nth])
@@ -204,12 +207,14 @@ class Steps:
         taps: int64, of the same shape: the tap.
         counts: int64 ``[D, largest stride]``, how many taps there are.
         most: the most taps that one remainder has on each axis.
+        axes: kernel size, stride, padding and dilation, int64 ``[D]`` each.
     """
 
     steps: NDArray[np.int64]
     taps: NDArray[np.int64]
     counts: NDArray[np.int64]
     most: tuple[int, ...]
+    axes: tuple[NDArray[np.int64], ...]
 
 
 @functools.lru_cache(maxsize=64)
@@ -228,12 +233,13 @@ def steps_of(geometry: ConvGeometry) -> Steps:
             found = np.flatnonzero(reach % s == remainder)
             steps[axis, remainder, : len(found)] = (remainder - reach[found]) // s
             taps[axis, remainder, : len(found)] = found
-    return Steps(steps, taps, counts, tuple(most.tolist()))
+    numbers = (geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)
+    return Steps(steps, taps, counts, tuple(most.tolist()), tuple(np.array(row, np.int64) for row in numbers))
 
 
 @dataclass(frozen=True)
 class Hits:
-    """What each fine line reaches along the last axis; see :func:`_reach_last`."""
+    """What each fine line reaches along the last axis; see :func:`reach_last`."""
 
     cells: NDArray[np.uint32]
     taps: NDArray[np.int32]
@@ -242,77 +248,15 @@ class Hits:
     stops: NDArray[np.uint64]
     spans: NDArray[np.int64]
 
-
-def reach_lines(index: SiteIndex, geometry: ConvGeometry, steps: Steps, low: int, extent: int) -> Hits:
-    """What all fine lines reach along the last axis, of the cells ``low .. low + extent - 1``."""
-    lines, most = len(index.line_keys), steps.most[-1]
-    room = len(index.sites) * most
-    hits = Hits(
-        cells=np.empty(room, np.uint32),
-        taps=np.empty(room, np.int32),
-        rows=np.empty(room, np.int32),
-        starts=np.empty(lines, np.uint64),
-        stops=np.empty(lines, np.uint64),
-        spans=np.empty((lines, 2), np.int64),
-    )
-    order = np.empty(0, np.int32) if index.order is None else index.order
-    tables = [np.ascontiguousarray(table[-1, :, :most]) for table in (steps.steps, steps.taps)]
-    run_ranges(
-        lambda start, stop: _reach_last(
-            index.sites,
-            order,
-            index.line_starts,
-            start,
-            stop,
-            geometry.kernel_size[-1],
-            geometry.stride[-1],
-            geometry.padding[-1],
-            geometry.dilation[-1],
-            *tables,
-            steps.counts[-1],
-            low,
-            extent,
-            hits.cells,
-            hits.taps,
-            hits.rows,
-            hits.starts,
-            hits.stops,
-            hits.spans,
-        ),
-        lines,
-        _SMALLEST_RANGE,
-    )
-    return hits
-
-
-def line_members(
-    index: SiteIndex, geometry: ConvGeometry, steps: Steps, box: SiteKeys, hits: Hits
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Keys of coarse lines, ascending, one for each fine line that reaches it, and those members."""
-    line_strides = [stride // box.extent[-1] for stride in box.strides[:-1]]
-    sizes, stride, padding, low, extent, strides = (
-        np.array(values, np.int64)
-        for values in (geometry.kernel_size, geometry.stride, geometry.padding, box.low, box.extent, line_strides)
-    )
-    # As many for each line as may be written, whether reached or not.
-    room = math.prod(steps.most[:-2]) * steps.steps.shape[2] if geometry.ndim > 1 else 1
-    keys = np.empty(len(index.line_keys) * room, np.int64)
-    members = np.empty(len(keys), np.int64)
-    count = _reach_leading(
-        index.sites,
-        index.line_starts,
-        hits.starts,
-        hits.stops,
-        sizes,
-        stride,
-        padding,
-        steps.steps,
-        steps.taps,
-        steps.counts,
-        low,
-        extent,
-        strides,
-        keys,
-        members,
-    )
-    return sort_keys(keys[:count], box.cells // box.extent[-1], members[:count])
+    @classmethod
+    def empty(cls, sites: int, lines: int, most: int) -> Hits:
+        """Room for what ``sites`` in so many lines reach, each at most ``most`` cells."""
+        room = sites * most
+        return cls(
+            cells=np.empty(room, np.uint32),
+            taps=np.empty(room, np.int32),
+            rows=np.empty(room, np.int32),
+            starts=np.empty(lines, np.uint64),
+            stops=np.empty(lines, np.uint64),
+            spans=np.empty((lines, 2), np.int64),
+        )

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sparseconv.backends.cpu.atomic import add, load, pause
-from sparseconv.backends.cpu.helpers import Helpers
+from sparseconv.backends.cpu.helper_threads import Helpers
 from sparseconv.backends.cpu.jit import kernel
 
 # Words are this far from each other: each is on a cache line of its own.
 LINE = 8
 # The word that ends the work of all.
-HAS_FAILED = 0
+HAS_ENDED = 0
 
 # Looks at what others do before a waiting thread returns to Python, where it sleeps: another program may need the
 # core. A look takes about 25 ns, so this is a quarter of a millisecond.
@@ -38,11 +38,11 @@ def word(place, index):
 
 @kernel
 def wait(place, index, value):
-    """Look until the word has at least the value; returns whether it has: False after a while, or a failure."""
+    """Look until the word has at least the value; returns whether it has: False after a while, or at the end."""
     for _ in range(LOOKS):
         if load(word(place, index)) >= value:
             return True
-        if load(word(place, HAS_FAILED)) != 0:
+        if load(word(place, HAS_ENDED)) != 0:
             return False
         pause()
     return False
@@ -57,7 +57,10 @@ def linger():
 
 @kernel
 def wait_for(place, index):
-    """Wait until the caller has set the word; returns whether it has: False after a while."""
+    """Wait until the caller has set the word; returns whether it has: False after a while.
+
+    For the end of a helper's step: in Python it would come to the interpreter's lock together with the caller.
+    """
     is_set = wait(place, index, 1)
     if is_set:
         # The caller leaves the interpreter's lock in the meantime.
@@ -72,7 +75,7 @@ def take(place, ticket, tasks, from_back):
     So a thread comes again to the memory that it had in the step before. The words for front and back stand behind
     that of the tickets.
     """
-    if load(word(place, HAS_FAILED)) != 0 or add(word(place, ticket), 1) >= tasks:
+    if load(word(place, HAS_ENDED)) != 0 or add(word(place, ticket), 1) >= tasks:
         return -1
     if from_back:
         return tasks - 1 - add(word(place, ticket + 2 * LINE), 1)
@@ -97,11 +100,11 @@ class Meeting:
         def work() -> None:
             for step in steps:
                 while not step():
-                    if self.words[HAS_FAILED]:
+                    if self.words[HAS_ENDED]:
                         return
                     time.sleep(_SLEEP_SECONDS)
 
-        return Helpers(work, count, self._fail)
+        return Helpers(work, count, self.dismiss)
 
     def lead(self, step: Callable[[], bool], helpers: Helpers) -> None:
         """Take a step as the caller; raises what a helper raised."""
@@ -109,5 +112,6 @@ class Meeting:
             helpers.check()
             time.sleep(_SLEEP_SECONDS)
 
-    def _fail(self) -> None:
-        self.words[HAS_FAILED] = 1
+    def dismiss(self) -> None:
+        """End the helpers' work, whatever is left of it."""
+        self.words[HAS_ENDED] = 1

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from sparseconv.backends.cpu.jit import kernel
 
-# Values of the weights that are kept. Packing fewer takes 15 us and is not noticed (32 -> 64 channels, 27 taps).
-# More, as 256 -> 256, take as long to compare and to fetch into the cache again as to pack on two threads.
-_SMALLEST, _LARGEST = 1 << 16, 1 << 20
+# Values of the weights that are kept. Packing fewer takes 8 us, and up to 50 where they have left the cache. More,
+# as 256 -> 256, take as long to compare and to fetch into the cache again as to pack on two threads.
+_SMALLEST, _LARGEST = 1 << 15, 1 << 20
 # Bytes of all copies and packed weights together: a model with 8 million weights in such layers.
 _MOST_BYTES = 1 << 26
 # Weights that are remembered, with or without a copy.

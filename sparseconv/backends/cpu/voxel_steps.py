@@ -1,10 +1,10 @@
-"""The steps of grouping points by voxel, taken by several threads at once; see :mod:`~sparseconv.backends.cpu.meeting`."""
+"""The steps of grouping points by voxel, taken by several threads; see :mod:`sparseconv.backends.cpu.meeting`."""
 
 from __future__ import annotations
 
 from sparseconv.backends.cpu.atomic import add, exchange, load, pause, store
 from sparseconv.backends.cpu.jit import kernel
-from sparseconv.backends.cpu.meeting import HAS_FAILED, LINE, LOOKS, linger, take, wait, word
+from sparseconv.backends.cpu.meeting import HAS_ENDED, LINE, LOOKS, linger, take, wait, wait_for, word
 from sparseconv.backends.cpu.voxel_runs import (
     clear_blocks,
     fill_blocks,
@@ -45,6 +45,7 @@ def words_of(tasks: int) -> int:
 def group_runs(
     place,
     tasks,
+    is_helper,
     points,
     starts,
     samples,
@@ -66,15 +67,15 @@ def group_runs(
 ):
     """Find the runs of all tasks on any thread, and number their voxels, task after task, on one at a time.
 
-    ``pieces_of[task] .. pieces_of[task + 1]`` are the pieces of a task. Returns whether all is done: False after a
-    while of waiting.
+    ``pieces_of[task] .. pieces_of[task + 1]`` are the pieces of a task. Returns whether all is done, and for a
+    helper, whether the outputs have room: False after a while of waiting.
     """
     has_tickets = True
     looks = 0
-    while looks < LOOKS and load(word(place, HAS_FAILED)) == 0:
+    while looks < LOOKS and load(word(place, HAS_ENDED)) == 0:
         task = load(word(place, _NUMBERED))
         if task == tasks:
-            return True
+            return wait_for(place, HAS_OUTPUTS) if is_helper else True
         is_ready = load(word(place, _HAS_RUNS + task)) != 0
         if is_ready and exchange(word(place, _TURN), 1) == 0:
             # Another thread may have numbered it in the meantime.

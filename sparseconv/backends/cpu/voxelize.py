@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparseconv.backends import PointBlocks, PointGroups
-from sparseconv.backends.cpu.meeting import Meeting, wait_for
+from sparseconv.backends.cpu.meeting import Meeting
 from sparseconv.backends.cpu.radix import argsort_keys
 from sparseconv.backends.cpu.scratch import scratch
 from sparseconv.backends.cpu.voxel_cells import CellKeys, grid_constants
@@ -108,9 +108,9 @@ class _Grouping:
 
     def run(self) -> None:
         """Take all steps, with helpers."""
-        steps = (self._group, lambda: wait_for(self._meeting.place, HAS_OUTPUTS), self._spread)
+        steps = (lambda: self._group(is_helper=True), lambda: self._spread(is_helper=True))
         with self._meeting.helpers(steps, min(torch.get_num_threads(), self._pieces.tasks) - 1) as helpers:
-            self._meeting.lead(self._group, helpers)
+            self._meeting.lead(lambda: self._group(is_helper=False), helpers)
             self._make_outputs()
             self._meeting.words[HAS_OUTPUTS] = 1
             self._meeting.lead(lambda: self._spread(is_helper=False, leaves_last=helpers.are_there), helpers)
@@ -119,10 +119,11 @@ class _Grouping:
         """Points in all blocks."""
         return int(self._meeting.words[POINTS_KEPT])
 
-    def _group(self) -> bool:
+    def _group(self, is_helper: bool) -> bool:
         return group_runs(
             self._meeting.place,
             self._pieces.tasks,
+            is_helper,
             self._placed,
             self._pieces.starts,
             self._pieces.samples,
@@ -160,7 +161,7 @@ class _Grouping:
         self.blocks = np.empty((len(keys), room, self._values.shape[1]), np.float32)
         self.block_counts = np.empty(len(keys) if room else 0, np.int32)
 
-    def _spread(self, is_helper: bool = True, leaves_last: bool = False) -> bool:
+    def _spread(self, is_helper: bool, leaves_last: bool = False) -> bool:
         return spread_voxels(
             self._meeting.place,
             self._pieces.tasks,

@@ -1,0 +1,102 @@
+"""The steps of a strided map on several threads: lines that reach nothing, and threads that fail."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from sparseconv.backends import CoarseMap, cpu, reference
+from sparseconv.backends.cpu import coarse, helper_threads
+from sparseconv.geometry import ConvGeometry
+
+
+@pytest.fixture(autouse=True)
+def _short_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(coarse, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(coarse, "_SMALLEST_TASK", 3)
+    monkeypatch.setattr(coarse, "_MEMBERS_A_CHUNK", 16)
+    monkeypatch.setattr(helper_threads, "_cores", lambda: 8)
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def scene(*shape: int, share: float = 0.2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.nonzero(torch.rand(3, *shape, generator=generator) < share).int()
+
+
+def check(found: CoarseMap, expected: CoarseMap) -> None:
+    for name in ("sites", "fine_rows", "coarse_rows", "tap_offsets"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "padding"),
+    [((3, 3, 3), (2, 2, 2), (1, 1, 1)), ((1, 1, 1), (3, 2, 4), (0, 0, 0)), ((2, 1, 1), (2, 3, 5), (0, 1, 2))],
+)
+def test_equal_to_the_reference_where_lines_reach_nothing(
+    kernel_size: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], threads: int
+) -> None:
+    torch.set_num_threads(threads)
+    geometry = ConvGeometry.create(3, kernel_size, stride, padding)
+    for sites in (scene(9, 14, 11), scene(9, 14, 40, share=0.01), scene(3, 3, 3, share=1.0)):
+        shape = [14, 20, 50]
+        found = cpu.coarse_map(cpu.build_index(sites), geometry, shape)
+        check(found, reference.coarse_map(reference.build_index(sites), geometry, shape))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_nothing_is_reached_at_all(threads: int) -> None:
+    torch.set_num_threads(threads)
+    sites = scene(9, 14, 11)
+    sites = sites[sites[:, 3] % 4 == 1]
+    geometry = ConvGeometry.create(3, 1, (1, 1, 4), 0)
+    found = cpu.coarse_map(cpu.build_index(sites), geometry, [9, 14, 11])
+    assert len(found.sites) == len(found.fine_rows) == 0
+    assert len(cpu.coarse_map(cpu.build_index(scene(9, 14, 11)), geometry, [9, 14, 11]).sites) > 0
+
+
+@pytest.mark.parametrize(
+    ("failing", "step"),
+    [
+        *itertools.product(["caller"], ["_reach", "_sort_lines", "_unite", "_place", "_fill"]),
+        *itertools.product(["helper"], ["_reach", "_unite", "_fill"]),
+    ],
+)
+@pytest.mark.parametrize("error", [ArithmeticError, KeyboardInterrupt])
+def test_an_error_in_a_step_ends_the_call_and_leaves_the_pool_usable(
+    failing: str, step: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(2)
+    geometry = ConvGeometry.create(3, 3, 2, 1)
+    index = cpu.build_index(scene(9, 14, 11))
+    expected = cpu.coarse_map(index, geometry, [9, 14, 11])
+    caller = threading.current_thread()
+    has_failed = threading.Event()
+    take = getattr(coarse._Finding, step)
+
+    def fail(finding: Any, *arguments: Any, **options: Any) -> object:
+        is_caller = threading.current_thread() is caller
+        if is_caller == (failing == "caller"):
+            has_failed.set()
+            raise error(step)
+        if failing == "helper":
+            # The caller alone could end before a helper is there, or before its error is noted.
+            has_failed.wait(60)
+            time.sleep(0.05)
+        result: object = take(finding, *arguments, **options)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(coarse._Finding, step, fail)
+        with pytest.raises(error, match=step):
+            cpu.coarse_map(index, geometry, [9, 14, 11])
+    check(cpu.coarse_map(index, geometry, [9, 14, 11]), expected)
