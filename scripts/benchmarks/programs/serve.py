@@ -13,7 +13,6 @@ import importlib.util
 import json
 import os
 import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -58,8 +57,8 @@ class Server:
         return {"threads": self._settle(request["threads"])}
 
     def _settle(self, settings: list[int]) -> int:
-        """The fastest of the thread settings, by the median of some runs."""
-        typical = {}
+        """The fastest of the thread settings, by the best of some runs."""
+        best = {}
         for threads in settings if len(settings) > 1 else []:
             torch.set_num_threads(threads)
             seconds = [self._seconds()]
@@ -67,8 +66,8 @@ class Server:
                 len(seconds) < _SETTLING_RUNS or sum(seconds) < _SETTLING_SECONDS
             ):
                 seconds.append(self._seconds())
-            typical[threads] = statistics.median(seconds)
-        chosen = min(typical, key=lambda threads: typical[threads]) if typical else settings[0]
+            best[threads] = min(seconds)
+        chosen = min(best, key=lambda threads: best[threads]) if best else settings[0]
         torch.set_num_threads(chosen)
         return chosen
 
