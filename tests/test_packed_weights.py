@@ -95,12 +95,40 @@ def test_an_edit_is_seen_however_it_is_made(way: str, packings: list[int]) -> No
 def test_another_weight_at_the_same_address() -> None:
     x, first = layer()
     memory = torch.empty(first.numel())
+    narrow, _ = layer(4)
     for seed in range(4):
         generator = torch.Generator().manual_seed(seed)
         memory.copy_(torch.randn(first.numel(), generator=generator))
-        for shape, groups in (((12, 3, 3, 3, 8), 1), ((24, 3, 3, 3, 4), 2), ((24, 3, 3, 3, 4), 2)):
-            for _ in range(3):
-                check(x, memory.view(shape), groups)
+        for _ in range(3):
+            check(x, memory.view(12, 3, 3, 3, 8))
+        # The same shape for one group and for two.
+        for _ in range(3):
+            check(x, memory.view(24, 3, 3, 3, 4), 2)
+        for _ in range(3):
+            check(narrow, memory.view(24, 3, 3, 3, 4), 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_other_types(dtype: torch.dtype) -> None:
+    x, weight = layer()
+    x, weight = x.replace_feature(x.features.to(dtype)), weight.to(dtype)
+    outputs = [run(x, weight) for _ in range(4)]
+    assert all(torch.equal(output, outputs[0]) for output in outputs)
+    weight.data.neg_()
+    assert torch.equal(run(x, weight), -outputs[0])
+
+
+def test_an_edit_while_packing_is_not_kept() -> None:
+    weight = np.ones((8, 27, 8), np.float32)
+
+    def pack() -> Any:
+        packed = weight.copy()
+        weight[0, 0, 0] += 1
+        return packed
+
+    for _ in range(3):
+        packed_weights.packed_weight(weight, (), pack)
+    np.testing.assert_array_equal(packed_weights.packed_weight(weight, (), weight.copy), weight)
 
 
 def test_weights_that_are_not_contiguous(packings: list[int]) -> None:

@@ -24,7 +24,8 @@ LOW, SIZE, GRID = (-2.0, -2.1, -1.8), (0.5, 0.7, 0.9), (8, 6, 4)
 
 
 @pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
+def _threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(helper_threads, "_cores", lambda: 8)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -78,6 +79,7 @@ def test_equal_to_the_reference_however_points_are_cut(
 def test_tasks_are_no_longer_than_their_limit(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voxelize, "_LARGEST_TASK", largest)
     torch.set_num_threads(1)
+    assert np.diff(voxelize._Pieces([sum(SIZES)], sum(SIZES)).starts).max() <= largest
     arguments: tuple[Any, ...] = (scan(), SIZES, LOW, SIZE, GRID, None, False, 2)
     check(cpu.group_points(*arguments), reference.group_points(*arguments))
 
@@ -152,7 +154,6 @@ def test_an_error_in_a_step_ends_the_call_and_leaves_the_pool_usable(
     failing: str, step: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(voxelize, "_SMALLEST_TASK", 100)
-    monkeypatch.setattr(helper_threads, "_cores", lambda: 2)
     torch.set_num_threads(2)
     expected = _hard(scan())
     caller = threading.current_thread()
@@ -181,17 +182,80 @@ def test_an_error_in_a_step_ends_the_call_and_leaves_the_pool_usable(
 
 def test_a_helper_that_comes_too_late_is_not_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voxelize, "_SMALLEST_TASK", 100)
-    torch.set_num_threads(4)
+    # A helper of this call could still be on its way.
+    torch.set_num_threads(1)
     expected = _hard(scan())
+    torch.set_num_threads(4)
     late: list[Callable[[], None]] = []
-    monkeypatch.setattr(helper_threads, "_cores", lambda: 8)
+    let_in: list[bool] = []
+    group = voxelize._Grouping._group
+
+    def note(grouping: Any, is_helper: bool) -> object:
+        let_in.append(is_helper)
+        result: object = group(grouping, is_helper)
+        return result
+
+    monkeypatch.setattr(voxelize._Grouping, "_group", note)
     monkeypatch.setattr(helper_threads, "submit", lambda work, count: late.extend([work] * count))
     found = _hard(scan())
     assert len(late) == 3
-    monkeypatch.setattr(voxelize._Grouping, "_group", lambda grouping, is_helper: pytest.fail("let in"))
     for work in late:
         work()
+    assert let_in == [False]
     assert torch.equal(found.points, expected.points)
+
+
+def test_an_interrupt_while_helpers_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voxelize, "_SMALLEST_TASK", 100)
+    torch.set_num_threads(2)
+    expected = _hard(scan())
+    before = threading.active_count()
+    submit = helper_threads.submit
+
+    def interrupted(work: Any, count: int) -> object:
+        submit(work, count)
+        time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(helper_threads, "submit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            _hard(scan())
+    assert torch.equal(_hard(scan()).points, expected.points)
+    assert threading.active_count() <= before + 1
+
+
+@pytest.mark.parametrize("max_points", [None, 2])
+@pytest.mark.parametrize("threads", [2, 4])
+def test_helpers_take_part(threads: int, max_points: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voxelize, "_SMALLEST_TASK", 10)
+    torch.set_num_threads(threads)
+    arguments: tuple[Any, ...] = (scan(), SIZES, LOW, SIZE, GRID, None, False, max_points)
+    expected = reference.group_points(*arguments)
+    caller = threading.current_thread()
+    grouped = threading.Event()
+    group, spread = voxelize._Grouping._group, voxelize._Grouping._spread
+
+    def group_as_helper(grouping: Any, is_helper: bool) -> object:
+        # The helpers alone: the caller comes when they have found and numbered all.
+        if not is_helper:
+            grouped.wait(60)
+        else:
+            threading.Timer(0.05, grouped.set).start()
+        result: object = group(grouping, is_helper)
+        return result
+
+    def spread_as_helper(grouping: Any, is_helper: bool, leaves_last: bool = False) -> object:
+        if threading.current_thread() is caller:
+            time.sleep(0.05)
+        result: object = spread(grouping, is_helper, leaves_last)
+        return result
+
+    monkeypatch.setattr(voxelize._Grouping, "_group", group_as_helper)
+    monkeypatch.setattr(voxelize._Grouping, "_spread", spread_as_helper)
+    for _ in range(5):
+        grouped.clear()
+        check(cpu.group_points(*arguments), expected)
 
 
 def test_no_helper_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,8 @@ class _Finding:
             lambda: self._unite(is_helper=True),
             lambda: self._fill(is_helper=True),
         )
-        with self._meeting.helpers(steps, self._threads - 1) as helpers:
+        with self._meeting.helpers(steps) as helpers:
+            helpers.call(self._threads - 1)
             self._meeting.lead(lambda: self._reach(is_helper=False), helpers)
             if not self._sort_lines():
                 self._meeting.dismiss()

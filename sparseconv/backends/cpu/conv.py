@@ -251,7 +251,7 @@ def convolve(
         )
         return made
 
-    packed = packed_weight(w, ("columns", groups), pack)
+    packed = packed_weight(w, ("columns", groups, dtype.str, is_half), pack)
     run_ranges(
         lambda start, stop: _convolve(x, packed, plan, b, added, relu, sources, pairs, offsets, start, stop, out),
         blocks,

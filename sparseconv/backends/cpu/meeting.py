@@ -94,8 +94,8 @@ class Meeting:
         self.words = np.zeros(count, np.int64)
         self.place = np.uint64(self.words.ctypes.data)
 
-    def helpers(self, steps: Sequence[Callable[[], bool]], count: int) -> Helpers:
-        """Up to ``count`` threads that take these steps."""
+    def helpers(self, steps: Sequence[Callable[[], bool]]) -> Helpers:
+        """Threads that take these steps, once they are called."""
 
         def work() -> None:
             for step in steps:
@@ -104,7 +104,7 @@ class Meeting:
                         return
                     time.sleep(_SLEEP_SECONDS)
 
-        return Helpers(work, count, self.dismiss)
+        return Helpers(work, self.dismiss)
 
     def lead(self, step: Callable[[], bool], helpers: Helpers) -> None:
         """Take a step as the caller; raises what a helper raised."""

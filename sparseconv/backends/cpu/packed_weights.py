@@ -47,13 +47,15 @@ class _Kept:
 
 _lock = threading.Lock()
 _kept: OrderedDict[tuple[object, ...], _Kept] = OrderedDict()
+_bytes_kept = 0
 
 
 def _forget() -> None:
     """In a forked child the lock may be held for ever."""
-    global _lock, _kept
+    global _lock, _kept, _bytes_kept
     _lock = threading.Lock()
     _kept = OrderedDict()
+    _bytes_kept = 0
 
 
 if hasattr(os, "register_at_fork"):
@@ -74,13 +76,14 @@ def _is_equal(values, others):
 
 
 def _keep(key: tuple[object, ...], entry: _Kept) -> None:
+    global _bytes_kept
     with _lock:
+        before = _kept.pop(key, None)
         _kept[key] = entry
-        _kept.move_to_end(key)
-        total = sum(kept.nbytes for kept in _kept.values())
-        while total > _MOST_BYTES or len(_kept) > _MOST_WEIGHTS:
+        _bytes_kept += entry.nbytes - (before.nbytes if before else 0)
+        while _bytes_kept > _MOST_BYTES or len(_kept) > _MOST_WEIGHTS:
             _, dropped = _kept.popitem(last=False)
-            total -= dropped.nbytes
+            _bytes_kept -= dropped.nbytes
 
 
 def packed_weight(
@@ -101,8 +104,11 @@ def packed_weight(
             if key in _kept:
                 _kept.move_to_end(key)
         return entry.packed
-    sample = bits[:: len(bits) // _SAMPLES].tobytes()
-    packed = pack()
+    sample = bits[:: max(1, len(bits) // _SAMPLES)].tobytes()
     is_known = entry is not None and entry.copy is None and entry.sample == sample
-    _keep(key, _Kept(sample, bits.copy(), packed) if is_known else _Kept(sample))
+    copy = bits.copy() if is_known else None
+    packed = pack()
+    # Another thread may have edited the weight since: what is packed is then of no known weight.
+    is_certain = copy is not None and _is_equal(bits, copy)
+    _keep(key, _Kept(sample, copy, packed) if is_certain else _Kept(sample))
     return packed

@@ -6,6 +6,7 @@ A point's key is the row-major number of its cell, as in :mod:`sparseconv.backen
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,7 +154,10 @@ def grid_constants(
     """Lower corner, size, and first and last cell of each value of a block of points, in four rows."""
     bounds = [(-FARTHEST_CELL, FARTHEST_CELL)] * len(low) if grid is None else [(0, cells - 1) for cells in grid]
     rows = [low, size, *([_rounded_down(bound) for bound in side] for side in zip(*bounds, strict=True))]
-    constants: NDArray[np.float32] = block_constants(columns, *(np.array(row, np.float32) for row in rows))
+    # A corner beyond float32 is infinite, and no point lies in such a grid.
+    with np.errstate(over="ignore"):
+        arrays = [np.array(row, np.float32) for row in rows]
+    constants: NDArray[np.float32] = block_constants(columns, *arrays)
     return constants
 
 
@@ -166,15 +170,16 @@ class CellKeys:
 
     @classmethod
     def of_points(
-        cls, points: NDArray[np.float32], samples: int, constants: NDArray[np.float32], ndim: int
+        cls, points: NDArray[np.float32], sizes: Sequence[int], constants: NDArray[np.float32], ndim: int
     ) -> CellKeys:
-        """Keys of the box that the points occupy."""
+        """Keys of the box that the points occupy, ``sizes`` of them in each sample."""
         least = np.full(ndim, np.iinfo(np.int64).max)
         most = np.full(ndim, np.iinfo(np.int64).min)
         _span(points, constants, least, most)
         if np.any(least > most):
             least[:], most[:] = 0, -1
-        return cls(SiteKeys.spanning([0, *least[::-1].tolist()], [samples - 1, *most[::-1].tolist()]))
+        samples = [sample for sample, size in enumerate(sizes) if size] or [0]
+        return cls(SiteKeys.spanning([samples[0], *least[::-1].tolist()], [samples[-1], *most[::-1].tolist()]))
 
     @staticmethod
     @functools.lru_cache(maxsize=64)

@@ -48,7 +48,7 @@ class _Pieces:
     def __init__(self, sizes: Sequence[int], total: int) -> None:
         threads = torch.get_num_threads()
         wanted = 1 if threads == 1 else min(threads * _TASKS_PER_THREAD, total // _SMALLEST_TASK)
-        self.tasks = max(1, wanted, total // _LARGEST_TASK)
+        self.tasks = max(1, wanted, -(-total // _LARGEST_TASK))
         bounds = [total * task // self.tasks for task in range(self.tasks + 1)]
         if len(sizes) == 1:
             self.starts = np.array(bounds, np.int64)
@@ -84,7 +84,7 @@ class _Grouping:
         self._max_voxels, self._in_order, self._max_points = max_voxels, in_order, max_points
         self._constants = grid_constants(self._placed.shape[1], low, size, grid)
         cell_keys = None if grid is None else CellKeys.of_grid(len(sizes), grid)
-        self._cell_keys = cell_keys or CellKeys.of_points(self._placed, len(sizes), self._constants, ndim)
+        self._cell_keys = cell_keys or CellKeys.of_points(self._placed, sizes, self._constants, ndim)
         total = len(values)
         self._pieces = pieces = _Pieces(sizes, total)
         # At most half full.
@@ -109,7 +109,8 @@ class _Grouping:
     def run(self) -> None:
         """Take all steps, with helpers."""
         steps = (lambda: self._group(is_helper=True), lambda: self._spread(is_helper=True))
-        with self._meeting.helpers(steps, min(torch.get_num_threads(), self._pieces.tasks) - 1) as helpers:
+        with self._meeting.helpers(steps) as helpers:
+            helpers.call(min(torch.get_num_threads(), self._pieces.tasks) - 1)
             self._meeting.lead(lambda: self._group(is_helper=False), helpers)
             self._make_outputs()
             self._meeting.words[HAS_OUTPUTS] = 1
@@ -159,7 +160,7 @@ class _Grouping:
         self.sites = np.empty((len(keys), len(self._cell_keys.strides)), np.int32)
         room = self._max_points or 0
         self.blocks = np.empty((len(keys), room, self._values.shape[1]), np.float32)
-        self.block_counts = np.empty(len(keys) if room else 0, np.int32)
+        self.block_counts = np.empty(0 if self._max_points is None else len(keys), np.int32)
 
     def _spread(self, is_helper: bool, leaves_last: bool = False) -> bool:
         return spread_voxels(
