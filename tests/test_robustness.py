@@ -64,8 +64,7 @@ def test_untracked_changes_of_indices_never_crash() -> None:
 
 
 def test_ranges_are_complete_where_threads_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_pool", None)
-    monkeypatch.setattr(threads, "_pool_size", 0)
+    monkeypatch.setattr(threads, "_pool", threads._Pool())
     started = []
     start = threading.Thread.start
 

@@ -133,6 +133,42 @@ def test_ranges_inside_ranges_finish() -> None:
     assert sum(total) == 400
 
 
+def test_interrupts_at_any_time_lock_nothing() -> None:
+    """In a process of its own: alarms that raise KeyboardInterrupt while ranges are run and voxels are found."""
+    code = """
+import random, signal, torch
+from sparseconv.backends import cpu, reference
+from sparseconv.backends.cpu import helper_threads, threads, voxelize
+voxelize._SMALLEST_TASK = 500
+helper_threads._cores = lambda: 4
+torch.set_num_threads(3)
+points = (torch.rand(9000, 4, generator=torch.Generator().manual_seed(0)) - 0.5) * 8
+arguments = points, [9000], (-4.0, -4.0, -4.0), (0.2, 0.2, 0.2), (40, 40, 40), None, False, 5
+expected = reference.group_points(*arguments)
+cpu.group_points(*arguments)
+chance = random.Random(1)
+def interrupt(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+for _ in range(400):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0002, 0.003))
+        while True:
+            cpu.group_points(*arguments)
+            threads.run_ranges(lambda start, stop: None, 100, 1)
+    except KeyboardInterrupt:
+        pass
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    found = cpu.group_points(*arguments)
+    assert torch.equal(found.rows, expected.rows) and torch.equal(found.blocks.points, expected.blocks.points)
+print("all right")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=_PATIENCE, check=False
+    )
+    assert done.stdout.strip() == "all right", done.stderr
+
+
 # Worker processes
 
 
@@ -162,7 +198,7 @@ def test_workers_of_a_data_loader(method: str, monkeypatch: pytest.MonkeyPatch) 
     expected = [Frames()[index] for index in range(4)]
     used = []
     pool.run_ranges(lambda start, stop: used.append(start), 1000, 1)
-    assert pool._pool is not None and used, "the parent has used its pool before it forks"
+    assert pool._pool.size and used, "the parent has used its pool before it forks"
     loader = DataLoader(
         Frames(), batch_size=None, num_workers=2, multiprocessing_context=method, timeout=_PATIENCE
     )

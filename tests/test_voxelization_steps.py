@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import sparseconv as sc
 from sparseconv.backends import PointGroups, cpu, reference
 from sparseconv.backends.cpu import helper_threads, voxelize
+from sparseconv.backends.cpu import threads as pool_threads
 from sparseconv.backends.cpu.voxel_runs import sites_of_keys
 
 SIZES = [700, 0, 1, 400, 0]
@@ -187,6 +188,9 @@ def test_a_helper_that_comes_too_late_is_not_let_in(monkeypatch: pytest.MonkeyPa
     expected = _hard(scan())
     torch.set_num_threads(4)
     late: list[Callable[[], None]] = []
+    pool = pool_threads._Pool()
+    monkeypatch.setattr(pool, "submit", lambda call, count: late.extend([call] * count))
+    monkeypatch.setattr(pool_threads, "_pool", pool)
     let_in: list[bool] = []
     group = voxelize._Grouping._group
 
@@ -196,7 +200,6 @@ def test_a_helper_that_comes_too_late_is_not_let_in(monkeypatch: pytest.MonkeyPa
         return result
 
     monkeypatch.setattr(voxelize._Grouping, "_group", note)
-    monkeypatch.setattr(helper_threads, "submit", lambda work, count: late.extend([work] * count))
     found = _hard(scan())
     assert len(late) == 3
     for work in late:
@@ -210,15 +213,15 @@ def test_an_interrupt_while_helpers_are_called(monkeypatch: pytest.MonkeyPatch) 
     torch.set_num_threads(2)
     expected = _hard(scan())
     before = threading.active_count()
-    submit = helper_threads.submit
+    call = helper_threads.Helpers.call
 
-    def interrupted(work: Any, count: int) -> object:
-        submit(work, count)
+    def interrupted(own: Any, count: int) -> None:
+        call(own, count)
         time.sleep(0.05)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(helper_threads, "submit", interrupted)
+        patch.setattr(helper_threads.Helpers, "call", interrupted)
         with pytest.raises(KeyboardInterrupt):
             _hard(scan())
     assert torch.equal(_hard(scan()).points, expected.points)
@@ -262,7 +265,7 @@ def test_no_helper_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voxelize, "_SMALLEST_TASK", 100)
     torch.set_num_threads(4)
     expected = _hard(scan())
-    monkeypatch.setattr(helper_threads, "submit", lambda work, count: [])
+    monkeypatch.setattr(helper_threads.Helpers, "call", lambda own, count: None)
     assert torch.equal(_hard(scan()).points, expected.points)
 
 

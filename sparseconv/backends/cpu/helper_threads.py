@@ -6,15 +6,10 @@ Waiting for a thread to leave costs 50 us, half of what it has saved in a small 
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Callable
 from types import TracebackType
 
-from sparseconv.backends.cpu.threads import submit
-
-# Between two looks whether the helpers have left, after an error.
-_SLEEP_SECONDS = 1e-3
+from sparseconv.backends.cpu.threads import Joined
 
 
 def _cores() -> int:
@@ -24,7 +19,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-class Helpers:
+class Helpers(Joined):
     """Pool threads that call ``work`` while a ``with`` block runs, once the block has called for them.
 
     The block must end with the work complete: a helper then has nothing left to do, whenever it leaves, and one
@@ -33,45 +28,22 @@ class Helpers:
     """
 
     def __init__(self, work: Callable[[], None], stop: Callable[[], None]) -> None:
-        # A lock of the interpreter's own: an interrupt cannot leave it locked, as it can those written in Python.
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._work: Callable[[], None] | None = work
+        super().__init__(work)
         self._stop = stop
-        self._error: BaseException | None = None
-
-    @property
-    def are_there(self) -> bool:
-        """Whether any helper is inside."""
-        return self._inside > 0
 
     def call(self, count: int) -> None:
         """Call for up to ``count`` helpers, one a core at most; inside the block, whose end is theirs."""
         # Without a core of its own a helper takes the caller's: 4 ms instead of 1.3 for a scan on one core.
-        count = min(count, _cores() - 1)
-        if count > 0:
-            submit(self._help, count)
+        super().call(min(count, _cores() - 1))
 
     def check(self) -> None:
         """Raise what a helper raised."""
-        if self._error is not None:
-            raise self._error
+        if self.errors:
+            raise self.errors[0]
 
-    def _help(self) -> None:
-        with self._lock:
-            # The block may have ended before this thread woke.
-            work = self._work
-            if work is None:
-                return
-            self._inside += 1
-        try:
-            work()
-        except BaseException as raised:
-            self._error = raised
-            self._stop()
-        del work
-        with self._lock:
-            self._inside -= 1
+    def on_error(self) -> None:
+        """End the work of all."""
+        self._stop()
 
     def __enter__(self) -> Helpers:
         return self
@@ -81,11 +53,6 @@ class Helpers:
     ) -> None:
         if error is not None:
             self._stop()
-        # A call that is still queued keeps this object, and must not keep the caller's memory.
-        self._work = None
-        while error is not None and self._inside:
-            try:
-                time.sleep(_SLEEP_SECONDS)
-            except KeyboardInterrupt:
-                # The helpers are told; what the block raised is on its way.
-                continue
+        self.close()
+        if error is not None:
+            self.wait()

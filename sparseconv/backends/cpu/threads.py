@@ -2,59 +2,144 @@
 
 Kernels are serial and release the GIL. Numba's own threading layers are not used: ``omp`` kills a forked
 child, ``workqueue`` aborts when two Python threads call at once, and each parallel region costs milliseconds
-here. The pool follows ``torch.get_num_threads()`` and is made anew after a fork.
+here. The pool follows ``torch.get_num_threads()`` and is made anew after a fork. Its queue and locks are the
+interpreter's own: an interrupt leaves those written in Python, as an executor's, locked for ever.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import os
+import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
-
-_lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
 
 # Ranges per thread: enough to even out uneven rows, few enough that handing them out (about 2 us each)
 # stays below 1 % of the work.
 _RANGES_PER_THREAD = 8
+# How long the end of the process waits for a kernel to return.
+_LAST_SECONDS = 5.0
+
+
+class _Pool:
+    """Threads that call what is put into their queue."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def size(self) -> int:
+        """How many threads there are."""
+        return len(self._threads)
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+            # What the call holds is not kept until the next one.
+            del call
+
+    def submit(self, call: Callable[[], None], count: int) -> None:
+        """Have ``count`` threads make this call, which must not raise; fewer where no more can be started."""
+        with self._lock, contextlib.suppress(RuntimeError):
+            # At interpreter exit, or at a limit of the system, there are fewer.
+            while len(self._threads) < count:
+                thread = threading.Thread(target=self._serve, name=f"sparseconv_{self.size}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        for _ in range(min(count, self.size)):
+            self._calls.put(call)
+
+    def end(self) -> None:
+        """Let the threads return."""
+        for _ in self._threads:
+            self._calls.put(None)
+        for thread in self._threads:
+            thread.join(_LAST_SECONDS)
+
+
+_pool = _Pool()
 
 
 def _forget_pool() -> None:
     """In a forked child the parent's threads do not exist, and its lock may be held for ever."""
-    global _lock, _pool, _pool_size
-    _lock = threading.Lock()
-    _pool = None
-    _pool_size = 0
+    global _pool
+    _pool = _Pool()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
+# Code that runs must not be unloaded.
+atexit.register(lambda: _pool.end())
 
 
-def submit(work: Callable[[], None], count: int) -> list[Future[None]]:
-    """Hand ``work`` to ``count`` pool threads, growing the pool where it is too small.
+class Joined:
+    """Pool threads that join a caller's work, until the caller has ended its own share."""
 
-    Where no more threads can be started (at interpreter exit, or at a limit of the system), fewer are used.
-    """
-    global _pool, _pool_size
-    submitted: list[Future[None]] = []
-    with _lock:
-        if _pool is None or _pool_size < count:
-            if _pool is not None:
-                # What is queued there still runs; nothing new is handed to it.
-                _pool.shutdown(wait=False)
-            _pool = ThreadPoolExecutor(count, thread_name_prefix="sparseconv")
-            _pool_size = count
-        with contextlib.suppress(RuntimeError):
-            for _ in range(count):
-                submitted.append(_pool.submit(work))  # noqa: PERF401 - what was submitted before a failure counts
-    return submitted
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._work: Callable[[], None] | None = work
+        self._inside = 0
+        self._has_waiter = False
+        self._all_left = threading.Lock()
+        self.errors: list[BaseException] = []
+
+    @property
+    def are_there(self) -> bool:
+        """Whether any is inside."""
+        return self._inside > 0
+
+    def call(self, count: int) -> None:
+        """Call for up to ``count`` threads."""
+        if count > 0:
+            _pool.submit(self._join, count)
+
+    def on_error(self) -> None:
+        """Called in a thread whose work has raised."""
+
+    def _join(self) -> None:
+        with self._lock:
+            # The caller may have ended before this thread woke.
+            work = self._work
+            if work is None:
+                return
+            self._inside += 1
+        try:
+            work()
+        except BaseException as raised:
+            self.errors.append(raised)
+            self.on_error()
+        # What the work holds is the caller's to free.
+        del work
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._has_waiter:
+                self._has_waiter = False
+                self._all_left.release()
+
+    def close(self) -> None:
+        """Let no more threads in. A call that is still queued keeps this object, and no longer the work."""
+        with self._lock:
+            self._work = None
+
+    def wait(self) -> None:
+        """Wait until all have left: they use the caller's memory; interrupts meanwhile are noted as errors."""
+        while self._inside:
+            try:
+                with self._lock:
+                    if self._inside and not self._has_waiter:
+                        self._all_left.acquire(blocking=False)
+                        self._has_waiter = True
+                if self._has_waiter:
+                    self._all_left.acquire()
+                    self._all_left.release()
+            except KeyboardInterrupt as raised:
+                self.errors.append(raised)
 
 
 def run_ranges(task: Callable[[int, int], object], total: int, smallest: int) -> None:
@@ -80,14 +165,13 @@ def run_ranges(task: Callable[[int, int], object], total: int, smallest: int) ->
         while (piece := next(ticket)) < pieces:
             task(bounds[piece], bounds[piece + 1])
 
-    helpers = submit(work, min(threads, pieces) - 1)
-    errors: list[BaseException] = []
+    joined = Joined(work)
     try:
+        joined.call(min(threads, pieces) - 1)
         work()
     except BaseException as raised:
-        errors.append(raised)
-    # A helper that has not started has nothing left to do.
-    started = [helper for helper in helpers if not helper.cancel()]
-    errors.extend(failure for helper in started if (failure := helper.exception()) is not None)
-    if errors:
-        raise errors[0]
+        joined.errors.append(raised)
+    joined.close()
+    joined.wait()
+    if joined.errors:
+        raise joined.errors[0]
