@@ -20,6 +20,13 @@ def first_at_least(rows, start, stop, value):
 
 
 @kernel
+def copy_into(target, values):
+    """Copy an array into one of its length; a slice assigned to takes Numba 2 s to compile, once a process."""
+    for i in range(target.shape[0]):
+        target[i] = values[i]
+
+
+@kernel
 def tap_starts(out_rows, tap_offsets, row):
     """Where the pairs of the output rows from ``row`` on begin in each tap."""
     starts = np.empty(tap_offsets.shape[0] - 1, np.int64)

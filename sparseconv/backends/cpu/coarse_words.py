@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sparseconv.backends.cpu.bisect import first_at_least
 from sparseconv.backends.cpu.bits import lowest_bit, popcount
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.sites import drop_repeats
@@ -41,6 +42,23 @@ def find_lines(keys, members, hit_starts, hit_stops, run_starts, room):
 
 
 @kernel
+def _sort(words):
+    """Shell's sort, for words that are in order but for some runs; numpy's takes 2 s to compile."""
+    gap = 1
+    while gap < words.shape[0]:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for i in range(gap, words.shape[0]):
+            value = words[i]
+            at = i
+            while at >= gap and words[at - gap] > value:
+                words[at] = words[at - gap]
+                at -= gap
+            words[at] = value
+        gap //= 3
+
+
+@kernel
 def _list_words(first, end, members, hit_starts, hit_stops, hit_cells, place, words, masks):
     """Words of a coarse line by sorting them, from ``place`` on; returns where they end."""
     one = np.uint64(1)
@@ -51,13 +69,13 @@ def _list_words(first, end, members, hit_starts, hit_stops, hit_cells, place, wo
             words[count] = hit_cells[hit] >> np.uint32(6)
             count += one
     found = words[place:count]
-    found.sort()
+    _sort(found)
     distinct = np.uint64(drop_repeats(found))
     masks[place : place + distinct] = 0
     for m in range(first, end):
         line = np.uint64(members[m]) >> np.uint64(32)
         for hit in range(hit_starts[line], hit_stops[line]):
-            at = np.uint64(np.searchsorted(found[:distinct], hit_cells[hit] >> np.uint32(6)))
+            at = np.uint64(first_at_least(found, 0, np.int64(distinct), hit_cells[hit] >> np.uint32(6)))
             masks[place + at] |= one << (np.uint64(hit_cells[hit]) & np.uint64(63))
     return place + distinct
 
@@ -242,7 +260,7 @@ def fill_lines(
                 continue
             for hit in range(hit_starts[line], hit_stops[line]):
                 cell = np.uint64(hit_cells[hit])
-                w = first + np.uint64(np.searchsorted(own_words[first:end], cell >> np.uint64(6)))
+                w = np.uint64(first_at_least(own_words, np.int64(first), np.int64(end), cell >> np.uint64(6)))
                 below = own_masks[w] & ((one << (cell & np.uint64(63))) - one)
                 tap = tap0 + np.uint64(hit_taps[hit])
                 at = cursors[tap]

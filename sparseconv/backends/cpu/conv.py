@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparseconv.backends.cpu import amx, conv_bfloat16, depthwise
-from sparseconv.backends.cpu.bisect import block_stops, tap_starts
+from sparseconv.backends.cpu.bisect import block_stops, copy_into, tap_starts
 from sparseconv.backends.cpu.epilogue import BLOCK, finish_rows, start_rows
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.packed_weights import packed_weight
@@ -148,7 +148,7 @@ def _convolve(x, packed, plan, bias, residual, relu, in_rows, out_rows, tap_offs
                 finish_rows(scratch, 0, columns, rows, width, relu, flat, at + own, c_out)
         if is_direct and relu:
             finish_rows(flat, at, c_out, rows, c_out, relu, flat, at, c_out)
-        position[:] = stops
+        copy_into(position, stops)
 
 
 @kernel

@@ -15,7 +15,7 @@ from sparseconv.backends.cpu.amx import (
     multiply_tiles,
     release_tiles,
 )
-from sparseconv.backends.cpu.bisect import block_stops, tap_starts
+from sparseconv.backends.cpu.bisect import block_stops, copy_into, tap_starts
 from sparseconv.backends.cpu.epilogue import BLOCK, finish_rows, start_rows
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.packed_weights import packed_weight
@@ -135,7 +135,7 @@ def _convolve(
                             sums.strides[0],
                         )
             finish_rows(flat_sums, 0, columns, row1 - row0, width, relu, flat, at, c_out)
-        position[:] = stops
+        copy_into(position, stops)
     release_tiles()
 
 

@@ -44,8 +44,9 @@ def _bounds(flat, columns, low, high):
     for i in range(whole, flat.shape[0]):
         least[i - whole] = min(least[i - whole], flat[i])
         most[i - whole] = max(most[i - whole], flat[i])
-    low[:] = least[:columns]
-    high[:] = most[:columns]
+    # An array assigned to a slice takes Numba 2 s to compile.
+    for c in range(columns):
+        low[c], high[c] = least[c], most[c]
     for i in range(width):
         low[i % columns] = min(low[i % columns], np.int64(least[i]))
         high[i % columns] = max(high[i % columns], np.int64(most[i]))
