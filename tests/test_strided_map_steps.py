@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import threading
-import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
+from failing_steps import failing_step
 
 from sparseconv.backends import CoarseMap, cpu, reference
 from sparseconv.backends.cpu import coarse, helper_threads
@@ -79,24 +77,9 @@ def test_an_error_in_a_step_ends_the_call_and_leaves_the_pool_usable(
     geometry = ConvGeometry.create(3, 3, 2, 1)
     index = cpu.build_index(scene(9, 14, 11))
     expected = cpu.coarse_map(index, geometry, [9, 14, 11])
-    caller = threading.current_thread()
-    has_failed = threading.Event()
     take = getattr(coarse._Finding, step)
-
-    def fail(finding: Any, *arguments: Any, **options: Any) -> object:
-        is_caller = threading.current_thread() is caller
-        if is_caller == (failing == "caller"):
-            has_failed.set()
-            raise error(step)
-        if failing == "helper":
-            # The caller alone could end before a helper is there, or before its error is noted.
-            has_failed.wait(60)
-            time.sleep(0.05)
-        result: object = take(finding, *arguments, **options)
-        return result
-
     with monkeypatch.context() as patch:
-        patch.setattr(coarse._Finding, step, fail)
+        patch.setattr(coarse._Finding, step, failing_step(take, failing == "caller", error(step)))
         with pytest.raises(error, match=step):
             cpu.coarse_map(index, geometry, [9, 14, 11])
     check(cpu.coarse_map(index, geometry, [9, 14, 11]), expected)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from failing_steps import failing_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -157,24 +158,9 @@ def test_an_error_in_a_step_ends_the_call_and_leaves_the_pool_usable(
     monkeypatch.setattr(voxelize, "_SMALLEST_TASK", 100)
     torch.set_num_threads(2)
     expected = _hard(scan())
-    caller = threading.current_thread()
-    helper_came = threading.Event()
     take = getattr(voxelize._Grouping, step)
-
-    def fail(grouping: Any, *arguments: Any, **options: Any) -> object:
-        is_caller = threading.current_thread() is caller
-        if is_caller == (failing == "caller"):
-            helper_came.set()
-            raise error(step)
-        if failing == "helper":
-            # The caller alone could end before a helper is there, or before its error is noted.
-            helper_came.wait(60)
-            time.sleep(0.05)
-        result: object = take(grouping, *arguments, **options)
-        return result
-
     with monkeypatch.context() as patch:
-        patch.setattr(voxelize._Grouping, step, fail)
+        patch.setattr(voxelize._Grouping, step, failing_step(take, failing == "caller", error(step)))
         with pytest.raises(error, match=step):
             _hard(scan())
     again = _hard(scan())

@@ -64,7 +64,7 @@ class _Finding:
         self._keys, self._members = np.empty(lines * room, np.int64), np.empty(lines * room, np.int64)
         self._order = np.empty(0, np.int32) if index.order is None else index.order
         self._line_strides = np.array(box.strides[:-1], np.int64) // box.extent[-1]
-        self._low = np.array(box.low, np.int64)
+        self._low, self._extent = np.array(box.low, np.int64), np.array(box.extent, np.int64)
         self._table_length = min(LONGEST_STRETCH, (box.extent[-1] + 63) >> 6)
         self._threads = torch.get_num_threads() if sites >= _WORTH_A_THREAD else 1
         self._tasks = max(1, min(_TASKS_PER_THREAD * self._threads, lines // _SMALLEST_TASK))
@@ -110,7 +110,7 @@ class _Finding:
             self._steps.taps,
             self._steps.counts,
             self._low,
-            np.array(self._box.extent, np.int64),
+            self._extent,
             hits.cells,
             hits.taps,
             hits.rows,
