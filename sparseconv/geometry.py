@@ -32,6 +32,9 @@ def per_axis(value: object, ndim: int, name: str, *, minimum: int, maximum: int)
         TypeError: a value is not an integer.
         ValueError: the length is not ``ndim``, or a value is out of bounds.
     """
+    if type(value) is int and minimum <= value <= maximum:
+        # The usual case, in every call of a functional.
+        return (value,) * ndim
     if getattr(value, "ndim", None) == 0:
         value = value.item()  # type: ignore[attr-defined]
     is_sequence = isinstance(value, Iterable) and not isinstance(value, str | bytes)

@@ -65,7 +65,7 @@ def test_nothing_is_reached_at_all(threads: int) -> None:
 @pytest.mark.parametrize(
     ("failing", "step"),
     [
-        *itertools.product(["caller"], ["_reach", "_sort_lines", "_unite", "_place", "_fill"]),
+        *itertools.product(["caller"], ["_reach", "_find_lines", "_unite", "_place", "_fill"]),
         *itertools.product(["helper"], ["_reach", "_unite", "_fill"]),
     ],
 )

@@ -16,6 +16,7 @@ from torch import Tensor
 from sparseconv.backends import CoarseMap
 from sparseconv.backends.cpu.coarse_lines import Hits, steps_of
 from sparseconv.backends.cpu.coarse_steps import (
+    ARE_SPARE,
     HAS_LINES,
     HAS_OUTPUTS,
     IDLE_LINES,
@@ -25,10 +26,11 @@ from sparseconv.backends.cpu.coarse_steps import (
     reach,
     unite,
 )
-from sparseconv.backends.cpu.coarse_words import LONGEST_STRETCH, find_lines
+from sparseconv.backends.cpu.coarse_words import LONGEST_STRETCH, cut_runs, find_lines, place_chunks
 from sparseconv.backends.cpu.hash import SiteIndex, build_index
 from sparseconv.backends.cpu.meeting import Meeting
-from sparseconv.backends.cpu.radix import sort_keys
+from sparseconv.backends.cpu.radix import bits_below
+from sparseconv.backends.cpu.scratch import scratch
 from sparseconv.backends.cpu.sites import no_sites
 from sparseconv.backends.site_keys import SiteKeys, check_site_count, coarse_box
 from sparseconv.geometry import ConvGeometry
@@ -43,14 +45,6 @@ _SMALLEST_TASK = 512
 _MEMBERS_A_CHUNK = 1024
 
 
-def _cut(run_starts: NDArray[np.int64], threads: int) -> NDArray[np.int64]:
-    """Bounds of the chunks of coarse lines, of about equally many members."""
-    runs, members = len(run_starts) - 1, int(run_starts[-1])
-    pieces = max(1, min(_TASKS_PER_THREAD * threads, members // _MEMBERS_A_CHUNK))
-    inner = np.searchsorted(run_starts, [members * piece // pieces for piece in range(1, pieces)])
-    return np.array(sorted({0, *inner.tolist(), runs}), np.int64)
-
-
 class _Finding:
     """The steps of one strided map, and what they hand to each other."""
 
@@ -58,10 +52,13 @@ class _Finding:
         self._index, self._geometry, self._box, self._with_pairs = index, geometry, box, with_pairs
         self._steps = steps = steps_of(geometry)
         lines, sites = len(index.line_keys), len(index.sites)
-        self._hits = Hits.empty(sites, lines, steps.most[-1])
+        self._hits = Hits.scratch(sites, lines, steps.most[-1])
         # As many for each line as may be written, whether reached or not.
         room = math.prod(steps.most[:-2]) * steps.steps.shape[2] if geometry.ndim > 1 else 1
-        self._keys, self._members = np.empty(lines * room, np.int64), np.empty(lines * room, np.int64)
+        self._keys, self._members, self._spare_keys, self._spare_members = (
+            scratch(name, lines * room, np.int64)
+            for name in ("coarse keys", "members", "spare coarse keys", "spare members")
+        )
         self._order = np.empty(0, np.int32) if index.order is None else index.order
         self._line_strides = np.array(box.strides[:-1], np.int64) // box.extent[-1]
         self._low, self._extent = np.array(box.low, np.int64), np.array(box.extent, np.int64)
@@ -80,7 +77,7 @@ class _Finding:
         with self._meeting.helpers(steps) as helpers:
             helpers.call(self._threads - 1)
             self._meeting.lead(lambda: self._reach(is_helper=False), helpers)
-            if not self._sort_lines():
+            if not self._find_lines():
                 self._meeting.dismiss()
                 return _nothing(self._index, self._geometry)
             self._meeting.words[HAS_LINES] = 1
@@ -118,29 +115,40 @@ class _Finding:
             hits.stops,
             hits.spans,
             self._line_strides,
+            bits_below(self._box.cells // self._box.extent[-1]),
             self._keys,
             self._members,
+            self._spare_keys,
+            self._spare_members,
         )
 
-    def _sort_lines(self) -> bool:
-        """Bring each coarse line's members together and make room for its words; returns whether any is left."""
+    def _find_lines(self) -> bool:
+        """Part each coarse line's members from the next and make room for its words; returns whether any is left."""
         hits, words = self._hits, self._meeting.words
         count = int(words[MEMBERS]) - 1
         keys, members = self._keys[:count], self._members[:count]
+        if words[ARE_SPARE]:
+            keys, members = self._spare_keys[:count], self._spare_members[:count]
         if words[IDLE_LINES]:
             lines = members >> 32
             has_hits = hits.starts[lines] != hits.stops[lines]
             keys, members = keys[has_hits], members[has_hits]
-        keys, members = sort_keys(keys, self._box.cells // self._box.extent[-1], members)
-        run_starts, room = np.empty(len(keys) + 1, np.int64), np.empty(len(keys) + 1, np.uint64)
+        run_starts, room = (
+            scratch(name, len(keys) + 1, dtype) for name, dtype in (("line runs", np.int64), ("line room", np.uint64))
+        )
         runs = find_lines(keys, members, hits.starts, hits.stops, run_starts, room)
         if runs == 0:
             return False
         self._members, self._room, self._run_starts = members, room, run_starts[: runs + 1]
         self._line_keys = keys[self._run_starts[:-1]]
-        self._words, self._masks = np.empty(int(room[runs]), np.uint32), np.empty(int(room[runs]), np.uint64)
-        self._word_starts, self._word_stops, self._row_counts = (np.empty(runs, np.int64) for _ in range(3))
-        self._bounds = _cut(self._run_starts, self._threads)
+        words_room = int(room[runs])
+        self._words, self._masks = scratch("words", words_room, np.uint32), scratch("masks", words_room, np.uint64)
+        self._word_starts, self._word_stops, self._row_counts = (
+            scratch(name, runs, np.int64) for name in ("word starts", "word stops", "row counts")
+        )
+        pieces = max(1, min(_TASKS_PER_THREAD * self._threads, len(members) // _MEMBERS_A_CHUNK))
+        bounds = np.empty(pieces + 1, np.int64)
+        self._bounds = bounds[: cut_runs(self._run_starts, pieces, bounds) + 1]
         self._counts = np.zeros((len(self._bounds) - 1, self._geometry.volume), np.int64)
         return True
 
@@ -170,16 +178,16 @@ class _Finding:
 
     def _place(self) -> None:
         """Where the sites and pairs of each chunk begin, and room for them."""
-        chunk_rows = np.add.reduceat(self._row_counts, self._bounds[:-1])
-        self._first_rows = np.cumsum(chunk_rows) - chunk_rows
-        rows = int(chunk_rows.sum())
+        chunks, taps = self._counts.shape
+        self._first_rows, self._tap_offsets = np.empty(chunks, np.int64), np.empty(taps + 1, np.int64)
+        self._cursors = np.empty((chunks, taps), np.uint64)
+        rows = place_chunks(
+            self._bounds, self._row_counts, self._counts, self._first_rows, self._tap_offsets, self._cursors
+        )
         check_site_count(rows)
-        offsets = self._tap_offsets = np.zeros(self._geometry.volume + 1, np.int64)
-        np.cumsum(self._counts.sum(axis=0), out=offsets[1:])
-        self._cursors = (np.cumsum(self._counts, axis=0) - self._counts + offsets[:-1]).astype(np.uint64)
         self._sites = np.empty((rows, len(self._low)), np.int32)
         self._line_starts = np.full(len(self._line_keys) + 1, rows, np.int32)
-        pairs = int(offsets[-1]) if self._with_pairs else 0
+        pairs = int(self._tap_offsets[-1]) if self._with_pairs else 0
         self._fine_rows, self._coarse_rows = np.empty(pairs, np.int32), np.empty(pairs, np.int32)
 
     def _fill(self, is_helper: bool, leaves_last: bool = False) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparseconv.backends.cpu.jit import kernel
+from sparseconv.backends.cpu.scratch import scratch
 from sparseconv.geometry import ConvGeometry
 
 
@@ -249,14 +250,14 @@ class Hits:
     spans: NDArray[np.int64]
 
     @classmethod
-    def empty(cls, sites: int, lines: int, most: int) -> Hits:
-        """Room for what ``sites`` in so many lines reach, each at most ``most`` cells."""
+    def scratch(cls, sites: int, lines: int, most: int) -> Hits:
+        """Room for what ``sites`` in so many lines reach, each at most ``most`` cells, until the next call."""
         room = sites * most
         return cls(
-            cells=np.empty(room, np.uint32),
-            taps=np.empty(room, np.int32),
-            rows=np.empty(room, np.int32),
-            starts=np.empty(lines, np.uint64),
-            stops=np.empty(lines, np.uint64),
-            spans=np.empty((lines, 2), np.int64),
+            cells=scratch("hit cells", room, np.uint32),
+            taps=scratch("hit taps", room, np.int32),
+            rows=scratch("hit rows", room, np.int32),
+            starts=scratch("hit starts", lines, np.uint64),
+            stops=scratch("hit stops", lines, np.uint64),
+            spans=scratch("hit spans", 2 * lines, np.int64).reshape(lines, 2),
         )

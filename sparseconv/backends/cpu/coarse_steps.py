@@ -9,8 +9,9 @@ from sparseconv.backends.cpu.coarse_lines import reach_last, reach_leading
 from sparseconv.backends.cpu.coarse_words import fill_lines, unite_lines
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.meeting import LINE, linger, take, wait, wait_for, word
+from sparseconv.backends.cpu.radix import sort_digits
 
-_WORDS = 17
+_WORDS = 18
 # What stands behind a ticket is for :func:`~sparseconv.backends.cpu.meeting.take`.
 (
     _,
@@ -19,6 +20,7 @@ _WORDS = 17
     _,
     _REACHED,
     MEMBERS,
+    ARE_SPARE,
     IDLE_LINES,
     HAS_LINES,
     _UNITE_TICKET,
@@ -59,12 +61,16 @@ def reach(
     hit_stops,
     spans,
     strides,
+    key_bits,
     keys,
     members,
+    spare_keys,
+    spare_members,
 ):
-    """What all fine lines reach: along the last axis in tasks, and along the leading ones by the caller.
+    """What all fine lines reach: along the last axis in tasks, and along the leading ones, sorted, by the caller.
 
-    The word ``MEMBERS`` receives one more than the number of members, ``IDLE_LINES`` how many lines have no hits.
+    The word ``MEMBERS`` receives one more than the number of members, ``ARE_SPARE`` whether they stand in the spare
+    arrays, and ``IDLE_LINES`` how many lines have no hits.
     Returns whether all is done, and for a helper, whether the next step may begin: False after a while of waiting.
     """
     lines = line_starts.shape[0] - 1
@@ -85,6 +91,8 @@ def reach(
             keys,
             members,
         )
+        are_spare = sort_digits(keys[:count], members[:count], key_bits, spare_keys[:count], spare_members[:count])
+        store(word(place, ARE_SPARE), np.int64(are_spare))
         store(word(place, MEMBERS), count + 1)
     while True:
         task = take(place, _REACH_TICKET, tasks, is_helper)

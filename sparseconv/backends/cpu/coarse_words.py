@@ -42,6 +42,40 @@ def find_lines(keys, members, hit_starts, hit_stops, run_starts, room):
 
 
 @kernel
+def cut_runs(run_starts, pieces, bounds):
+    """Bounds of at most ``pieces`` chunks of coarse lines, of about equally many members; returns how many chunks."""
+    runs = run_starts.shape[0] - 1
+    members = run_starts[runs]
+    bounds[0] = 0
+    chunks = 0
+    for piece in range(1, pieces + 1):
+        stop = first_at_least(run_starts, 0, runs, members * piece // pieces)
+        if stop > bounds[chunks]:
+            chunks += 1
+            bounds[chunks] = stop
+    return chunks
+
+
+@kernel
+def place_chunks(bounds, row_counts, counts, first_rows, tap_offsets, cursors):
+    """Where the sites of each chunk of lines begin, and its pairs of each tap; returns the number of sites."""
+    chunks, taps = counts.shape
+    rows = np.int64(0)
+    for chunk in range(chunks):
+        first_rows[chunk] = rows
+        for run in range(bounds[chunk], bounds[chunk + 1]):
+            rows += row_counts[run]
+    pairs = np.int64(0)
+    for tap in range(taps):
+        tap_offsets[tap] = pairs
+        for chunk in range(chunks):
+            cursors[chunk, tap] = pairs
+            pairs += counts[chunk, tap]
+    tap_offsets[taps] = pairs
+    return rows
+
+
+@kernel
 def _sort(words):
     """Shell's sort, for words that are in order but for some runs; numpy's takes 2 s to compile."""
     gap = 1

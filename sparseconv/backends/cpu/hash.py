@@ -19,12 +19,14 @@ from sparseconv.backends.cpu.bits import popcount
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.radix import argsort_keys
 from sparseconv.backends.cpu.threads import run_ranges
-from sparseconv.backends.site_keys import SiteKeys, check_site_count
+from sparseconv.backends.site_keys import EXACT_CELLS, SiteKeys, check_site_count
 from sparseconv.memoized import memoized
 
 _SMALLEST_RANGE = 65536  # sites; packing one costs about 0.5 ns, waking a thread about 20 us
 _ROWS_AT_ONCE = 16  # rows whose bounds are taken side by side: one row a lane
 _EMPTY = -1
+# Keys whose lines are found at once: 2 KB.
+_KEYS_AT_ONCE = 256
 
 
 @kernel
@@ -119,19 +121,33 @@ def _fill_blocks(keys, block_keys, block_masks, block_ranks):
 
 
 @kernel
-def _fill_lines(keys, line_length, line_keys, line_starts):
-    """Keys and starts of the runs of sites that differ in the last axis only; returns their number."""
-    lines = 0
-    stop = np.int64(0)
-    for r in range(keys.shape[0]):
-        if keys[r] >= stop:
-            line = keys[r] // line_length
-            stop = (line + 1) * line_length
+def _fill_lines(keys, line_length, is_exact, line_keys, line_starts):
+    """Keys and starts of the runs of sites that differ in the last axis only; returns their number.
+
+    ``is_exact`` where all keys lie below :data:`~sparseconv.backends.site_keys.EXACT_CELLS`: double division runs on
+    vectors.
+    What is no new line is written too, and overwritten by the next: a branch would be mispredicted.
+    """
+    lines = np.uint64(0)
+    previous = np.int64(-1)
+    found = np.empty(_KEYS_AT_ONCE, np.int64)
+    divisor = np.float64(line_length)
+    for start in range(0, keys.shape[0], _KEYS_AT_ONCE):
+        block = keys[start : start + _KEYS_AT_ONCE]
+        if is_exact:
+            for k in range(block.shape[0]):
+                found[k] = np.int64(np.floor(np.float64(block[k]) / divisor))
+        else:
+            for k in range(block.shape[0]):
+                found[k] = block[k] // line_length
+        for k in range(np.uint64(block.shape[0])):
+            line = found[k]
             line_keys[lines] = line
-            line_starts[lines] = r
-            lines += 1
+            line_starts[lines] = np.int64(start) + np.int64(k)
+            lines += np.uint64(line != previous)
+            previous = line
     line_starts[lines] = keys.shape[0]
-    return lines
+    return np.int64(lines)
 
 
 @kernel
@@ -291,7 +307,7 @@ def build_index(indices: Tensor) -> SiteIndex:
         sites = rows[positions]
     line_keys = np.empty(len(sites), np.int64)
     line_starts = np.empty(len(sites) + 1, np.int32)
-    lines = _fill_lines(packed, box.extent[-1], line_keys, line_starts)
+    lines = _fill_lines(packed, box.extent[-1], box.cells <= EXACT_CELLS, line_keys, line_starts)
     return SiteIndex(box, sites, order, line_keys[:lines], line_starts[: lines + 1])
 
 

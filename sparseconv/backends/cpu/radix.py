@@ -18,7 +18,7 @@ _DIGIT = 8
 
 
 @kernel
-def _sort(keys, values, bits, spare_keys, spare_values):
+def sort_digits(keys, values, bits, spare_keys, spare_values):
     """Sort ``keys`` below ``2 ** bits`` stably, and ``values`` along with them where it has as many.
 
     Returns whether the result stands in the spare arrays.
@@ -63,6 +63,11 @@ def _sort(keys, values, bits, spare_keys, spare_values):
     return in_spare
 
 
+def bits_below(key_range: int) -> int:
+    """Bits of the largest key below ``key_range``."""
+    return max(0, key_range - 1).bit_length()
+
+
 def sort_keys(
     keys: NDArray[np.int64], key_range: int, values: NDArray[Any] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[Any]]:
@@ -72,7 +77,7 @@ def sort_keys(
     """
     carried = np.empty(0, np.int32) if values is None else values
     spare, spare_values = np.empty_like(keys), np.empty_like(carried)
-    if _sort(keys, carried, max(0, key_range - 1).bit_length(), spare, spare_values):
+    if sort_digits(keys, carried, bits_below(key_range), spare, spare_values):
         return spare, spare_values
     return keys, carried
 

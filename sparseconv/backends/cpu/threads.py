@@ -16,13 +16,35 @@ import queue
 import threading
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
-# Ranges per thread: enough to even out uneven rows, few enough that handing them out (about 2 us each)
-# stays below 1 % of the work.
-_RANGES_PER_THREAD = 8
+from sparseconv.backends.cpu.atomic import load, pause
+from sparseconv.backends.cpu.jit import kernel
+
+# Of what is left a thread takes this share of its own part: large ranges first, since handing one out takes 2 us,
+# and small ones last, since all threads wait for the last range.
+_SHARE = 3
+# A range may be so many times shorter than one that is worth a thread.
+_SHORTENED = 4
+# Looks of 25 ns at whether the others have left, before a thread sleeps: to be woken takes it 40 us.
+_LOOKS = 4000
+# Looks in which a thread that has left comes out of the interpreter's lock.
+_LINGER = 150
 # How long the end of the process waits for a kernel to return.
 _LAST_SECONDS = 5.0
+
+
+@kernel
+def _look_until_left(inside):
+    """Wait until the word is zero, but not for long."""
+    word = np.uint64(inside.ctypes.data)
+    for _ in range(_LOOKS):
+        if load(word) == 0:
+            for _ in range(_LINGER):
+                pause()
+            return
+        pause()
 
 
 class _Pool:
@@ -84,7 +106,8 @@ class Joined:
     def __init__(self, work: Callable[[], None]) -> None:
         self._lock = threading.Lock()
         self._work: Callable[[], None] | None = work
-        self._inside = 0
+        # A word that is looked at without the interpreter's lock.
+        self._inside = np.zeros(1, np.int64)
         self._has_waiter = False
         self._all_left = threading.Lock()
         self.errors: list[BaseException] = []
@@ -92,7 +115,7 @@ class Joined:
     @property
     def are_there(self) -> bool:
         """Whether any is inside."""
-        return self._inside > 0
+        return bool(self._inside[0])
 
     def call(self, count: int) -> None:
         """Call for up to ``count`` threads."""
@@ -108,7 +131,7 @@ class Joined:
             work = self._work
             if work is None:
                 return
-            self._inside += 1
+            self._inside[0] += 1
         try:
             work()
         except BaseException as raised:
@@ -117,8 +140,8 @@ class Joined:
         # What the work holds is the caller's to free.
         del work
         with self._lock:
-            self._inside -= 1
-            if self._inside == 0 and self._has_waiter:
+            self._inside[0] -= 1
+            if self._inside[0] == 0 and self._has_waiter:
                 self._has_waiter = False
                 self._all_left.release()
 
@@ -129,10 +152,11 @@ class Joined:
 
     def wait(self) -> None:
         """Wait until all have left: they use the caller's memory; interrupts meanwhile are noted as errors."""
-        while self._inside:
+        while self._inside[0]:
             try:
+                _look_until_left(self._inside)
                 with self._lock:
-                    if self._inside and not self._has_waiter:
+                    if self._inside[0] and not self._has_waiter:
                         self._all_left.acquire(blocking=False)
                         self._has_waiter = True
                 if self._has_waiter:
@@ -140,6 +164,17 @@ class Joined:
                     self._all_left.release()
             except KeyboardInterrupt as raised:
                 self.errors.append(raised)
+
+
+def _cut(total: int, threads: int, shortest: int) -> list[int]:
+    """Bounds of ranges that grow shorter, down to ``shortest``."""
+    bounds, at = [0], 0
+    while at < total:
+        length = max(shortest, (total - at) // (_SHARE * threads))
+        # No rest that is shorter.
+        at = at + length if total - at - length >= shortest else total
+        bounds.append(at)
+    return bounds
 
 
 def run_ranges(task: Callable[[int, int], object], total: int, smallest: int) -> None:
@@ -152,12 +187,12 @@ def run_ranges(task: Callable[[int, int], object], total: int, smallest: int) ->
     """
     if total <= 0:
         return
-    threads = torch.get_num_threads()
-    pieces = min(threads * _RANGES_PER_THREAD, total // max(1, smallest))
-    if threads == 1 or pieces <= 1:
+    threads = min(torch.get_num_threads(), total // max(1, smallest))
+    if threads <= 1:
         task(0, total)
         return
-    bounds = [total * i // pieces for i in range(pieces + 1)]
+    bounds = _cut(total, threads, max(1, smallest // _SHORTENED))
+    pieces = len(bounds) - 1
     # next() of itertools.count is atomic, so each range is taken once.
     ticket = itertools.count()
 
@@ -167,7 +202,7 @@ def run_ranges(task: Callable[[int, int], object], total: int, smallest: int) ->
 
     joined = Joined(work)
     try:
-        joined.call(min(threads, pieces) - 1)
+        joined.call(threads - 1)
         work()
     except BaseException as raised:
         joined.errors.append(raised)

@@ -248,9 +248,8 @@ def fill_blocks(
 def sites_of_keys(keys, is_exact, box_low, strides, start, stop, sites):
     """Sites of the voxels ``start .. stop``, in any order.
 
-    ``is_exact`` where all keys lie below 2**52: then the quotient of two, rounded to a double, has the right floor
-    (it lies 1 / divisor or more below the next integer, and the rounding is half of that at most), and double
-    division runs on vectors.
+    ``is_exact`` where all keys lie below :data:`~sparseconv.backends.site_keys.EXACT_CELLS`: double division runs on
+    vectors.
     """
     last = strides.shape[0] - 1
     if is_exact and last == 3:

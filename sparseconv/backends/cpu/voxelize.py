@@ -21,6 +21,7 @@ from sparseconv.backends.cpu.scratch import scratch
 from sparseconv.backends.cpu.voxel_cells import CellKeys, grid_constants
 from sparseconv.backends.cpu.voxel_runs import RESERVED
 from sparseconv.backends.cpu.voxel_steps import HAS_OUTPUTS, POINTS_KEPT, group_runs, spread_voxels, words_of
+from sparseconv.backends.site_keys import EXACT_CELLS
 
 # Points of a task at least: about 90 us of work in all three steps. Fewer points than two tasks take longer on two
 # threads than on one (29,000: 0.36 and 0.49 ms).
@@ -31,8 +32,6 @@ _TASKS_PER_THREAD = 4
 _LARGEST_TASK = 1 << 30
 # Points with more columns than this are cut to their coordinates first: the block's pass runs over whole rows.
 _MOST_COLUMNS = 8
-# Keys below this are divided exactly in doubles.
-_EXACT_CELLS = 1 << 52
 
 
 class _Pieces:
@@ -178,7 +177,7 @@ class _Grouping:
             self.rows,
             self.ranks,
             self._kept_keys,
-            self._cell_keys.cells <= _EXACT_CELLS,
+            self._cell_keys.cells <= EXACT_CELLS,
             self._cell_keys.low,
             self._cell_keys.strides,
             self.sites,
