@@ -16,6 +16,8 @@ from sparseconv.geometry import ConvGeometry
 
 # Sweeping a row of the table costs a twentieth of sorting a pair.
 _SPARSE_SWEEP = 20
+# Copying a chunk to its places takes 4 us.
+_CHUNKS_WORTH_A_THREAD = 12
 
 
 @kernel
@@ -91,7 +93,7 @@ def kernel_pairs(fine: SiteIndex, coarse: SiteIndex, geometry: ConvGeometry) -> 
                 coarse_rows,
             )
 
-    run_ranges(work, len(packed), 1)
+    run_ranges(work, len(packed), _CHUNKS_WORTH_A_THREAD)
     if mirrored:
         centre = slice(tap_offsets[taps // 2], tap_offsets[taps // 2 + 1])
         fine_rows[centre] = coarse_rows[centre] = np.arange(rows, dtype=np.int32)

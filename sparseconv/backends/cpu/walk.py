@@ -79,17 +79,17 @@ def _first_position(positions, low, stop, wanted):
 
 
 @kernel
-def _line_corners(sites, line_starts, stride, low, line_strides, least, most, extent, corners, keys, is_inner):
-    """For each coarse line ``s * coarse - low`` of the leading columns, and its key in units of fine lines.
+def _line_corners(sites, starts, stride, low, line_strides, least, most, extent, corners, keys, is_inner):
+    """For each coarse line that begins at ``starts``: ``s * coarse - low`` of the leading columns, and its key.
 
-    ``is_inner`` marks the lines that every tap line keeps inside the fine box: their offsets lie between ``least``
-    and ``most``.
+    The key counts fine lines. ``is_inner`` marks the lines that every tap line keeps inside the fine box: their
+    offsets lie between ``least`` and ``most``.
     """
-    for line in range(keys.shape[0]):
-        row = line_starts[line]
+    for line in range(np.uint64(keys.shape[0])):
+        row = np.uint64(starts[line])
         key = np.int64(0)
         inner = True
-        for c in range(corners.shape[1]):
+        for c in range(np.uint64(corners.shape[1])):
             corner = np.int64(sites[row, c]) * stride[c] - low[c]
             corners[line, c] = corner
             key += corner * line_strides[c]
@@ -158,21 +158,23 @@ def _match_by_merge(
 
 @kernel
 def _walk(
+    sites,
     positions,
     line_starts,
-    corners,
-    corner_keys,
-    is_inner,
     start,
     stop,
+    strides,
+    low,
+    extent,
+    line_strides,
     lead_offsets,
     offset_keys,
-    stride,
+    least,
+    most,
     shift,
     spread,
     last_taps,
     first_tap,
-    extent,
     fine_keys,
     fine_starts,
     fine_positions,
@@ -184,7 +186,7 @@ def _walk(
     """Pairs of the coarse sites ``start .. stop`` for every tap from ``first_tap`` on.
 
     ``positions`` and ``fine_positions`` are the coordinates along the last axis, on which the relation reads
-    ``fine = stride * coarse - shift + spread * t``. ``ranks`` is a table of positions from ``low_position`` on, 0
+    ``fine = stride * coarse - shift + spread * t`` with the last of ``strides``. ``ranks`` is a table of positions from ``low_position`` on, 0
     before and after, or of no length where lines are to be merged. ``scratch[t - first_tap]`` receives the pairs
     ``(fine rank + 1) << 32 | coarse rank``, ``counts`` how many.
     """
@@ -200,6 +202,14 @@ def _walk(
     lines = left
     while line_starts[lines] < stop:
         lines += 1
+    own = lines - left
+    corners = np.empty((own, low.shape[0] - 1), np.int64)
+    corner_keys, is_inner = np.empty(own, np.int64), np.empty(own, np.bool_)
+    own_starts = line_starts[left : lines + 1]
+    _line_corners(
+        sites, own_starts, strides, low, line_strides, least, most, extent, corners, corner_keys, is_inner
+    )
+    stride = strides[strides.shape[0] - 1]
     slots = counts.shape[0]
     room = np.uint64(scratch.shape[1])
     pairs = scratch.reshape(-1)
@@ -219,7 +229,7 @@ def _walk(
         offset = lead_offsets[tap_line]
         offset_key = offset_keys[tap_line]
         fine_line = np.uint64(0)
-        for line in range(np.uint64(left), np.uint64(lines)):
+        for line in range(np.uint64(own)):
             if not is_inner[line] and not _is_inside(corners[line], offset, extent):
                 continue
             key = corner_keys[line] + offset_key
@@ -228,8 +238,8 @@ def _walk(
                 break
             if fine_keys[fine_line] != key:
                 continue
-            row = np.uint64(max(np.int64(line_starts[line]), start))
-            row_end = np.uint64(min(np.int64(line_starts[line + one]), stop))
+            row = np.uint64(max(np.int64(own_starts[line]), start))
+            row_end = np.uint64(min(np.int64(own_starts[line + one]), stop))
             fine = np.uint64(fine_starts[fine_line])
             fine_end = np.uint64(fine_starts[fine_line + one])
             if not has_table:
@@ -303,30 +313,13 @@ def walk_chunks(
     extent = np.array(fine.box.extent, np.int64)
     # Strides of the leading columns in units of lines.
     line_strides = np.array(fine.box.strides[:-1], np.int64) // fine.box.extent[-1]
-    stride = np.array([1, *geometry.stride], np.int64)
+    strides = np.array([1, *geometry.stride], np.int64)
     leads = [[0]] + [
         [d * t - p for t in range(k)]
         for k, d, p in zip(geometry.kernel_size[:-1], geometry.dilation[:-1], geometry.padding[:-1], strict=True)
     ]
     lead_offsets = np.array(list(itertools.product(*leads)), np.int64)
-    lines = len(coarse.line_keys)
-    corners = np.empty((lines, len(low) - 1), np.int64)
-    corner_keys = np.empty(lines, np.int64)
-    is_inner = np.empty(lines, np.bool_)
     least, most = lead_offsets.min(axis=0), lead_offsets.max(axis=0)
-    _line_corners(
-        coarse.sites,
-        coarse.line_starts,
-        stride,
-        low,
-        line_strides,
-        least,
-        most,
-        extent,
-        corners,
-        corner_keys,
-        is_inner,
-    )
     offset_keys = lead_offsets @ line_strides
     positions = np.ascontiguousarray(coarse.sites[:, -1])
     fine_positions = positions if fine is coarse else np.ascontiguousarray(fine.sites[:, -1])
@@ -343,21 +336,23 @@ def walk_chunks(
         ranks = np.zeros(span if span <= _LONGEST_LINE else 0, np.int32)
         for number in range(first, stop):
             _walk(
+                coarse.sites,
                 positions,
                 coarse.line_starts,
-                corners,
-                corner_keys,
-                is_inner,
                 number * chunk,
                 min(rows, (number + 1) * chunk),
+                strides,
+                low,
+                extent,
+                line_strides,
                 lead_offsets,
                 offset_keys,
-                geometry.stride[-1],
+                least,
+                most,
                 geometry.padding[-1],
                 geometry.dilation[-1],
                 geometry.kernel_size[-1],
                 first_tap,
-                extent,
                 fine.line_keys,
                 fine.line_starts,
                 fine_positions,
