@@ -114,7 +114,10 @@ def reach_last(
 @kernel
 def reach_leading(
     sites,
+    line_keys,
     line_starts,
+    plane_length,
+    first_position,
     kernel_size,
     stride,
     padding,
@@ -130,7 +133,8 @@ def reach_leading(
     """Key of each coarse line that a fine line reaches, and which fine line by which taps; returns how many.
 
     A member is ``fine line << 32 | tap of the leading axes``. What no line is reached by is written too, and
-    overwritten by the next.
+    overwritten by the next. ``plane_length`` keys of fine lines are one plane, in which the last leading axis runs
+    from ``first_position`` on.
     """
     leads = strides.shape[0] - 1
     one = np.uint64(1)
@@ -143,16 +147,20 @@ def reach_leading(
     plane_keys = np.empty(room + 1, np.int64)
     plane_taps = np.empty(room + 1, np.int64)
     planes = np.uint64(0)
-    previous = np.int64(-1)
     count = np.uint64(0)
-    for line in range(np.uint64(line_starts.shape[0]) - one):
-        row = np.int64(line_starts[line])
-        is_same = previous >= 0
-        if is_same:
-            for c in range(max(1, leads)):
-                is_same &= sites[row, c] == sites[previous, c]
-        previous = row
-        if not is_same:
+    last = max(0, leads - 1)
+    last_steps, last_taps, reached_by = steps[last], step_taps[last], step_counts[last]
+    taps, most = kernel_size[last], np.uint64(steps.shape[2])
+    line_stride, cells = strides[leads], extent[leads]
+    # What is read from arrays in the loop is read anew after each write.
+    exponent, divisor = _power_of_two(stride[last]), stride[last]
+    shift, lowest = first_position + padding[last], low[leads]
+    plane, plane_stop = np.int64(0), np.int64(-1)
+    for line in range(np.uint64(line_keys.shape[0])):
+        if line_keys[line] >= plane_stop:
+            plane = line_keys[line] // plane_length * plane_length
+            plane_stop = plane + plane_length
+            row = np.uint64(line_starts[line])
             plane_keys[0] = (np.int64(sites[row, 0]) - low[0]) * strides[0]
             plane_taps[0] = 0
             planes = one
@@ -165,34 +173,36 @@ def reach_leading(
                     end -= 1
                 while first < end and quotient + steps[a, remainder, first] >= low[a + 1] + extent[a + 1]:
                     first += 1
-                reached = np.uint64(end - first)
+                found = np.uint64(end - first)
                 # From the back, so that nothing is overwritten before it is used.
                 for old in range(planes):
                     old = planes - one - old
                     key, tap = plane_keys[old], plane_taps[old] * kernel_size[a]
-                    for new in range(reached):
+                    for new in range(found):
                         nth = first + np.int64(new)
                         step = quotient + steps[a, remainder, nth] - low[a + 1]
-                        plane_keys[old * reached + new] = key + step * strides[a + 1]
-                        plane_taps[old * reached + new] = tap + step_taps[a, remainder, nth]
-                planes *= reached
+                        plane_keys[old * found + new] = key + step * strides[a + 1]
+                        plane_taps[old * found + new] = tap + step_taps[a, remainder, nth]
+                planes *= found
         named = np.int64(line) << 32
         if leads == 0:
             keys[count] = plane_keys[0]
             members[count] = named
             count += one
             continue
-        a = leads - 1
-        fine = np.int64(sites[row, leads]) + padding[a]
-        quotient = _divide(fine, stride[a], exponents[a])
-        remainder = fine - quotient * stride[a]
-        for nth in range(steps.shape[2]):
-            step = quotient + steps[a, remainder, nth] - low[leads]
-            is_reached = (nth < step_counts[a, remainder]) & (step >= 0) & (step < extent[leads])
-            for plane in range(planes):
-                keys[count] = plane_keys[plane] + step * strides[leads]
-                members[count] = named | (plane_taps[plane] * kernel_size[a] + step_taps[a, remainder, nth])
-                count += np.uint64(is_reached)
+        fine = line_keys[line] - plane + shift
+        quotient = _divide(fine, divisor, exponent)
+        remainder = np.uint64(fine - quotient * divisor)
+        quotient -= lowest
+        reached = np.int64(reached_by[remainder])
+        for p in range(planes):
+            plane_key, plane_tap = plane_keys[p], plane_taps[p] * taps
+            # Inside: around the planes, what is reached would become a branch that is mispredicted.
+            for nth in range(most):
+                step = quotient + last_steps[remainder, nth]
+                keys[count] = plane_key + step * line_stride
+                members[count] = named | (plane_tap + last_taps[remainder, nth])
+                count += np.uint64((np.int64(nth) < reached) & (step >= 0) & (step < cells))
     return np.int64(count)
 
 

@@ -44,7 +44,10 @@ def reach(
     is_helper,
     sites,
     order,
+    line_keys,
     line_starts,
+    plane_length,
+    first_position,
     kernel_size,
     stride,
     padding,
@@ -78,7 +81,10 @@ def reach(
     if not is_helper and load(word(place, MEMBERS)) == 0:
         count = reach_leading(
             sites,
+            line_keys,
             line_starts,
+            plane_length,
+            first_position,
             kernel_size,
             stride,
             padding,
