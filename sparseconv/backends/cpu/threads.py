@@ -21,6 +21,7 @@ import torch
 
 from sparseconv.backends.cpu.atomic import load, pause
 from sparseconv.backends.cpu.jit import kernel
+from sparseconv.backends.cpu.placement import Placement
 
 # Of what is left a thread takes this share of its own part: large ranges first, since handing one out takes 2 us,
 # and small ones last, since all threads wait for the last range.
@@ -54,6 +55,7 @@ class _Pool:
         self._lock = threading.Lock()
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._placement = Placement()
 
     @property
     def size(self) -> int:
@@ -74,6 +76,8 @@ class _Pool:
                 thread = threading.Thread(target=self._serve, name=f"sparseconv_{self.size}", daemon=True)
                 thread.start()
                 self._threads.append(thread)
+        with self._lock:
+            self._placement.keep_off_caller(self._threads)
         for _ in range(min(count, self.size)):
             self._calls.put(call)
 
