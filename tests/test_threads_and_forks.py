@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 import sparseconv as sc
 import sparseconv.functional as F
 from sparseconv import SparseTensor
+from sparseconv.backends.cpu import placement
 from sparseconv.backends.cpu import threads as pool
 
 # A worker that hangs is reported after this many seconds.
@@ -101,6 +103,87 @@ def test_ranges_cover_everything_once(threads: int) -> None:
 
             pool.run_ranges(count, total, smallest)
             assert bool((seen == 1).all()), f"{total} in ranges of at least {smallest}"
+
+
+@pytest.mark.parametrize("threads", [2, 3, 16])
+def test_ranges_grow_shorter_and_none_is_too_short(threads: int) -> None:
+    for total in (1, 5, 64, 1000, 100_003):
+        for shortest in (1, 4, 50):
+            lengths = np.diff(pool._cut(total, threads, shortest))
+            assert lengths.sum() == total
+            assert (np.diff(lengths[:-1]) <= 0).all()
+            assert lengths.min() >= min(total, shortest)
+            # What all wait for at the end: the last range, and a rest that is too short for one of its own.
+            assert lengths[-1] < 2 * shortest or len(lengths) == 1
+
+
+def test_a_caller_waits_for_a_helper_that_takes_longer_than_it_looks() -> None:
+    torch.set_num_threads(2)
+    caller, done = threading.get_ident(), []
+    came = threading.Event()
+
+    def task(start: int, stop: int) -> None:
+        if threading.get_ident() == caller:
+            assert came.wait(_PATIENCE), "no helper came"
+        else:
+            came.set()
+            time.sleep(0.05)
+        done.append(stop - start)
+
+    pool.run_ranges(task, 4, 2)
+    assert sum(done) == 4
+
+
+@pytest.fixture
+def cores(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Cores of this process, for a pool of its own."""
+    if placement._core_of_caller is None:
+        pytest.skip("threads are placed on Linux only")
+    found = os.sched_getaffinity(0)
+    if len(found) < 2:
+        pytest.skip("threads are placed where there is more than one core")
+    monkeypatch.setattr(pool, "_pool", pool._Pool())
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    return found
+
+
+def covered() -> int:
+    """Run ranges on the pool and count what they cover."""
+    lengths: list[int] = []
+    pool.run_ranges(lambda start, stop: lengths.append(stop - start), 1000, 1)
+    return sum(lengths)
+
+
+def test_helpers_are_kept_off_their_callers_core(cores: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    for core in (*sorted(cores)[:2], min(cores)):
+        monkeypatch.setattr(placement, "_core_of_caller", lambda core=core: core)
+        assert covered() == 1000
+        assert pool._pool.size == 2
+        for thread in pool._pool._threads:
+            assert thread.native_id is not None
+            assert os.sched_getaffinity(thread.native_id) == cores - {core}
+    assert os.sched_getaffinity(0) == cores, "the caller's own cores stay"
+
+
+def test_helpers_of_a_caller_that_has_one_core(cores: set[int]) -> None:
+    seen: list[int] = []
+
+    def call() -> None:
+        os.sched_setaffinity(0, {min(cores)})
+        seen.append(covered())
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    caller.join(_PATIENCE)
+    assert seen == [1000]
+
+
+def test_a_sandbox_that_forbids_placement(cores: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbid(thread: int, cores: set[int]) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setaffinity", forbid)
+    assert covered() == 1000
 
 
 def test_an_error_in_any_range_reaches_the_caller_and_the_pool_lives_on() -> None:

@@ -16,8 +16,8 @@ KEY_BITS = 63  # the sign bit stays free: -1 means "no key"
 # Cells that an unbounded grid can name: int32 coordinates, one cell short of the ends so that the float32
 # neighbours of 2**31 stay out.
 FARTHEST_CELL = 2147483520
-# Of keys below this the quotient in doubles has the right floor: it lies 1 / divisor or more below the next integer,
-# and it is rounded by half of that at most.
+# Of keys below this the quotient in doubles has the right floor: it lies 1 / divisor or more below the next
+# integer, and it is rounded by half of that at most.
 EXACT_CELLS = 1 << 52
 # Rows are int32 throughout; the cuda backend keeps a rank in the low half of a slot's second word too.
 MOST_SITES = (1 << 31) - 1

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sparseconv.backends import CoarseMap
@@ -126,7 +125,7 @@ class _Finding:
         )
 
     def _find_lines(self) -> bool:
-        """Part each coarse line's members from the next and make room for its words; returns whether any is left."""
+        """Part the members of the coarse lines and make room for their words; returns whether any line is left."""
         hits, words = self._hits, self._meeting.words
         count = int(words[MEMBERS]) - 1
         keys, members = self._keys[:count], self._members[:count]
@@ -136,9 +135,8 @@ class _Finding:
             lines = members >> 32
             has_hits = hits.starts[lines] != hits.stops[lines]
             keys, members = keys[has_hits], members[has_hits]
-        run_starts, room = (
-            scratch(name, len(keys) + 1, dtype) for name, dtype in (("line runs", np.int64), ("line room", np.uint64))
-        )
+        run_starts = scratch("line runs", len(keys) + 1, np.int64)
+        room = scratch("line room", len(keys) + 1, np.uint64)
         runs = find_lines(keys, members, hits.starts, hits.stops, run_starts, room)
         if runs == 0:
             return False

@@ -72,8 +72,9 @@ def reach(
 ):
     """What all fine lines reach: along the last axis in tasks, and along the leading ones, sorted, by the caller.
 
-    The word ``MEMBERS`` receives one more than the number of members, ``ARE_SPARE`` whether they stand in the spare
-    arrays, and ``IDLE_LINES`` how many lines have no hits.
+    The word ``MEMBERS`` receives one more than the number of members, ``ARE_SPARE`` whether they stand in the
+    spare arrays, and ``IDLE_LINES`` how many lines have no hits.
+
     Returns whether all is done, and for a helper, whether the next step may begin: False after a while of waiting.
     """
     lines = line_starts.shape[0] - 1

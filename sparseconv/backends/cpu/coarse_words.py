@@ -43,7 +43,7 @@ def find_lines(keys, members, hit_starts, hit_stops, run_starts, room):
 
 @kernel
 def cut_runs(run_starts, pieces, bounds):
-    """Bounds of at most ``pieces`` chunks of coarse lines, of about equally many members; returns how many chunks."""
+    """Cut coarse lines into at most ``pieces`` chunks of about equally many members; returns how many."""
     runs = run_starts.shape[0] - 1
     members = run_starts[runs]
     bounds[0] = 0

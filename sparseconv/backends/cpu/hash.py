@@ -124,9 +124,8 @@ def _fill_blocks(keys, block_keys, block_masks, block_ranks):
 def _fill_lines(keys, line_length, is_exact, line_keys, line_starts):
     """Keys and starts of the runs of sites that differ in the last axis only; returns their number.
 
-    ``is_exact`` where all keys lie below :data:`~sparseconv.backends.site_keys.EXACT_CELLS`: double division runs on
-    vectors.
-    What is no new line is written too, and overwritten by the next: a branch would be mispredicted.
+    ``is_exact`` where all keys lie below :data:`~sparseconv.backends.site_keys.EXACT_CELLS`: double division runs
+    on vectors. What is no new line is written too, and overwritten by the next: a branch would be mispredicted.
     """
     lines = np.uint64(0)
     previous = np.int64(-1)

@@ -248,8 +248,8 @@ def fill_blocks(
 def sites_of_keys(keys, is_exact, box_low, strides, start, stop, sites):
     """Sites of the voxels ``start .. stop``, in any order.
 
-    ``is_exact`` where all keys lie below :data:`~sparseconv.backends.site_keys.EXACT_CELLS`: double division runs on
-    vectors.
+    ``is_exact`` where all keys lie below :data:`~sparseconv.backends.site_keys.EXACT_CELLS`: double division runs
+    on vectors.
     """
     last = strides.shape[0] - 1
     if is_exact and last == 3:

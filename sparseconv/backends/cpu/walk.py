@@ -186,9 +186,9 @@ def _walk(
     """Pairs of the coarse sites ``start .. stop`` for every tap from ``first_tap`` on.
 
     ``positions`` and ``fine_positions`` are the coordinates along the last axis, on which the relation reads
-    ``fine = stride * coarse - shift + spread * t`` with the last of ``strides``. ``ranks`` is a table of positions from ``low_position`` on, 0
-    before and after, or of no length where lines are to be merged. ``scratch[t - first_tap]`` receives the pairs
-    ``(fine rank + 1) << 32 | coarse rank``, ``counts`` how many.
+    ``fine = stride * coarse - shift + spread * t`` with the last of ``strides``. ``ranks`` is a table of positions
+    from ``low_position`` on, 0 before and after, or of no length where lines are to be merged.
+    ``scratch[t - first_tap]`` receives the pairs ``(fine rank + 1) << 32 | coarse rank``, ``counts`` how many.
     """
     # The line that holds `start`: the last one that begins at or before it.
     left = 0
