@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -28,6 +29,11 @@ settings.load_profile("sparseconv")
 
 # Far from 0, from every row number and from every coordinate that a test uses.
 _GARBAGE = 0x5A5A5A5A5A5A5A5A
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A job that a shell runs in the background hears no Ctrl-C, nor do the processes that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -37,7 +37,7 @@ LAYERS = (
     ("sparseconv.nn",),
     ("sparseconv.models", "sparseconv.flops", "sparseconv.visualize", "sparseconv.datasets", "sparseconv.warm_up"),
     ("sparseconv.compat", "sparseconv.checkpoints"),
-    ("sparseconv.scripts",),
+    ("sparseconv.scripts", "sparseconv.__main__"),
 )
 # Beyond the order of layers: what a folder must never touch.
 FORBIDDEN = {

@@ -20,7 +20,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 def call(
     *arguments: str | Path, script: Path | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess:
-    start = [sys.executable, str(script)] if script else [sys.executable, "-m", "sparseconv.scripts.app"]
+    start = [sys.executable, str(script)] if script else [sys.executable, "-m", "sparseconv"]
     return subprocess.run(
         [*start, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False, timeout=300
     )

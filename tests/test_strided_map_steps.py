@@ -83,3 +83,27 @@ def test_an_error_in_a_step_ends_the_call_and_leaves_the_pool_usable(
         with pytest.raises(error, match=step):
             cpu.coarse_map(index, geometry, [9, 14, 11])
     check(cpu.coarse_map(index, geometry, [9, 14, 11]), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("step", ["_find_lines", "_place"])
+def test_a_call_inside_another_one_of_the_same_thread(
+    step: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a signal handler or a finalizer: both have working memory of their own."""
+    torch.set_num_threads(threads)
+    geometry = ConvGeometry.create(3, 3, 2, 1)
+    index, inner = cpu.build_index(scene(9, 14, 11)), cpu.build_index(scene(20, 14, 11, share=0.5))
+    expected, inside = cpu.coarse_map(index, geometry, None), cpu.coarse_map(inner, geometry, None)
+    take = getattr(coarse._Finding, step)
+    found = []
+
+    def interrupted(finding: coarse._Finding) -> object:
+        if not found:
+            found.append(None)
+            found.append(cpu.coarse_map(inner, geometry, None))
+        return take(finding)
+
+    monkeypatch.setattr(coarse._Finding, step, interrupted)
+    check(cpu.coarse_map(index, geometry, None), expected)
+    check(found[1], inside)

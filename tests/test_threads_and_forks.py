@@ -134,6 +134,14 @@ def test_a_caller_waits_for_a_helper_that_takes_longer_than_it_looks() -> None:
     assert sum(done) == 4
 
 
+def test_a_wait_without_compiled_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(inside: np.ndarray) -> None:
+        raise NotImplementedError("no machine code here")
+
+    monkeypatch.setattr(pool, "_look_until_left", fail)
+    test_a_caller_waits_for_a_helper_that_takes_longer_than_it_looks()
+
+
 @pytest.fixture
 def cores(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Cores of this process, for a pool of its own."""
@@ -165,7 +173,7 @@ def test_helpers_are_kept_off_their_callers_core(cores: set[int], monkeypatch: p
     assert os.sched_getaffinity(0) == cores, "the caller's own cores stay"
 
 
-def test_helpers_of_a_caller_that_has_one_core(cores: set[int]) -> None:
+def test_helpers_of_a_caller_that_has_one_core(cores: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
     def call() -> None:
@@ -176,14 +184,30 @@ def test_helpers_of_a_caller_that_has_one_core(cores: set[int]) -> None:
     caller.start()
     caller.join(_PATIENCE)
     assert seen == [1000]
+    started = pool._pool._threads
+    assert started and all(os.sched_getaffinity(t.native_id or 0) == {min(cores)} for t in started), "as inherited"
+    # The caller's core is the same, and it may use others now.
+    monkeypatch.setattr(placement, "_core_of_caller", lambda: min(cores))
+    assert covered() == 1000
+    assert all(os.sched_getaffinity(t.native_id or 0) == cores - {min(cores)} for t in started)
+
+
+def test_many_helpers_run_anywhere(cores: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were placed while they were few, too."""
+    assert covered() == 1000
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 12)
+    assert covered() == 1000
+    assert pool._pool.size == 11
+    assert all(os.sched_getaffinity(t.native_id or 0) == cores for t in pool._pool._threads)
 
 
 def test_a_sandbox_that_forbids_placement(cores: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbid(thread: int, cores: set[int]) -> None:
+    def forbid(*arguments: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(os, "sched_setaffinity", forbid)
-    assert covered() == 1000
+    for name in ("sched_setaffinity", "sched_getaffinity"):
+        monkeypatch.setattr(os, name, forbid)
+        assert covered() == 1000
 
 
 def test_an_error_in_any_range_reaches_the_caller_and_the_pool_lives_on() -> None:

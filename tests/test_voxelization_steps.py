@@ -167,6 +167,25 @@ def test_an_error_in_a_step_ends_the_call_and_leaves_the_pool_usable(
     assert torch.equal(again.points, expected.points) and torch.equal(again.point_rows, expected.point_rows)
 
 
+def test_a_call_inside_another_one_of_the_same_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from a signal handler or a finalizer: both have working memory of their own."""
+    outer: tuple[Any, ...] = (scan(), SIZES, LOW, SIZE, GRID, None, False, 2)
+    inner: tuple[Any, ...] = (scan(spread=2.0).flip(0), SIZES, LOW, SIZE, GRID, None, True, None)
+    make_outputs = voxelize._Grouping._make_outputs
+    found: list[Any] = []
+
+    def interrupted(grouping: Any) -> None:
+        if not found:
+            found.append(None)
+            found.append(cpu.group_points(*inner))
+        make_outputs(grouping)
+
+    cpu.group_points(*outer)
+    monkeypatch.setattr(voxelize._Grouping, "_make_outputs", interrupted)
+    check(cpu.group_points(*outer), reference.group_points(*outer))
+    check(found[1], reference.group_points(*inner))
+
+
 def test_a_helper_that_comes_too_late_is_not_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voxelize, "_SMALLEST_TASK", 100)
     # A helper of this call could still be on its way.

@@ -29,7 +29,7 @@ from sparseconv.backends.cpu.coarse_words import LONGEST_STRETCH, cut_runs, find
 from sparseconv.backends.cpu.hash import SiteIndex, build_index
 from sparseconv.backends.cpu.meeting import Meeting
 from sparseconv.backends.cpu.radix import bits_below
-from sparseconv.backends.cpu.scratch import scratch
+from sparseconv.backends.cpu.scratch import Scratch
 from sparseconv.backends.cpu.sites import no_sites
 from sparseconv.backends.site_keys import SiteKeys, check_site_count, coarse_box
 from sparseconv.geometry import ConvGeometry
@@ -51,11 +51,12 @@ class _Finding:
         self._index, self._geometry, self._box, self._with_pairs = index, geometry, box, with_pairs
         self._steps = steps = steps_of(geometry)
         lines, sites = len(index.line_keys), len(index.sites)
-        self._hits = Hits.scratch(sites, lines, steps.most[-1])
+        self._scratch = scratch = Scratch()
+        self._hits = Hits.within(scratch, sites, lines, steps.most[-1])
         # As many for each line as may be written, whether reached or not.
         room = math.prod(steps.most[:-2]) * steps.steps.shape[2] if geometry.ndim > 1 else 1
         self._keys, self._members, self._spare_keys, self._spare_members = (
-            scratch(name, lines * room, np.int64)
+            scratch.array(name, lines * room, np.int64)
             for name in ("coarse keys", "members", "spare coarse keys", "spare members")
         )
         self._order = np.empty(0, np.int32) if index.order is None else index.order
@@ -84,6 +85,7 @@ class _Finding:
             self._place()
             self._meeting.words[HAS_OUTPUTS] = 1
             self._meeting.lead(lambda: self._fill(is_helper=False, leaves_last=helpers.are_there), helpers)
+        self._scratch.keep()
         return CoarseMap(
             torch.from_numpy(self._sites),
             SiteIndex(self._box, self._sites, None, self._line_keys, self._line_starts),
@@ -103,6 +105,7 @@ class _Finding:
             self._index.line_keys,
             self._index.line_starts,
             self._index.box.extent[-2] if self._geometry.ndim > 1 else 1,
+            # On one axis the column before is the batch, of which this makes no use.
             self._index.box.low[-2],
             *self._steps.axes,
             self._steps.steps,
@@ -126,7 +129,7 @@ class _Finding:
 
     def _find_lines(self) -> bool:
         """Part the members of the coarse lines and make room for their words; returns whether any line is left."""
-        hits, words = self._hits, self._meeting.words
+        hits, words, scratch = self._hits, self._meeting.words, self._scratch
         count = int(words[MEMBERS]) - 1
         keys, members = self._keys[:count], self._members[:count]
         if words[ARE_SPARE]:
@@ -135,17 +138,18 @@ class _Finding:
             lines = members >> 32
             has_hits = hits.starts[lines] != hits.stops[lines]
             keys, members = keys[has_hits], members[has_hits]
-        run_starts = scratch("line runs", len(keys) + 1, np.int64)
-        room = scratch("line room", len(keys) + 1, np.uint64)
+        run_starts = scratch.array("line runs", len(keys) + 1, np.int64)
+        room = scratch.array("line room", len(keys) + 1, np.uint64)
         runs = find_lines(keys, members, hits.starts, hits.stops, run_starts, room)
         if runs == 0:
             return False
         self._members, self._room, self._run_starts = members, room, run_starts[: runs + 1]
         self._line_keys = keys[self._run_starts[:-1]]
         words_room = int(room[runs])
-        self._words, self._masks = scratch("words", words_room, np.uint32), scratch("masks", words_room, np.uint64)
+        self._words = scratch.array("words", words_room, np.uint32)
+        self._masks = scratch.array("masks", words_room, np.uint64)
         self._word_starts, self._word_stops, self._row_counts = (
-            scratch(name, runs, np.int64) for name in ("word starts", "word stops", "row counts")
+            scratch.array(name, runs, np.int64) for name in ("word starts", "word stops", "row counts")
         )
         pieces = max(1, min(_TASKS_PER_THREAD * self._threads, len(members) // _MEMBERS_A_CHUNK))
         bounds = np.empty(pieces + 1, np.int64)

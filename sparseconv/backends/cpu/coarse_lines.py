@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparseconv.backends.cpu.jit import kernel
-from sparseconv.backends.cpu.scratch import scratch
+from sparseconv.backends.cpu.scratch import Scratch
 from sparseconv.geometry import ConvGeometry
 
 
@@ -260,14 +260,14 @@ class Hits:
     spans: NDArray[np.int64]
 
     @classmethod
-    def scratch(cls, sites: int, lines: int, most: int) -> Hits:
-        """Room for what ``sites`` in so many lines reach, each at most ``most`` cells, until the next call."""
+    def within(cls, scratch: Scratch, sites: int, lines: int, most: int) -> Hits:
+        """Room for what ``sites`` in so many lines reach, each at most ``most`` cells."""
         room = sites * most
         return cls(
-            cells=scratch("hit cells", room, np.uint32),
-            taps=scratch("hit taps", room, np.int32),
-            rows=scratch("hit rows", room, np.int32),
-            starts=scratch("hit starts", lines, np.uint64),
-            stops=scratch("hit stops", lines, np.uint64),
-            spans=scratch("hit spans", 2 * lines, np.int64).reshape(lines, 2),
+            cells=scratch.array("hit cells", room, np.uint32),
+            taps=scratch.array("hit taps", room, np.int32),
+            rows=scratch.array("hit rows", room, np.int32),
+            starts=scratch.array("hit starts", lines, np.uint64),
+            stops=scratch.array("hit stops", lines, np.uint64),
+            spans=scratch.array("hit spans", 2 * lines, np.int64).reshape(lines, 2),
         )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparseconv.backends.cpu.atomic import add, load, store
+from sparseconv.backends.cpu.atomic import add, linger, load, store
 from sparseconv.backends.cpu.coarse_lines import reach_last, reach_leading
 from sparseconv.backends.cpu.coarse_words import fill_lines, unite_lines
 from sparseconv.backends.cpu.jit import kernel
-from sparseconv.backends.cpu.meeting import LINE, linger, take, wait, wait_for, word
+from sparseconv.backends.cpu.meeting import LINE, take, wait, wait_for, word
 from sparseconv.backends.cpu.radix import sort_digits
 
 _WORDS = 18

@@ -16,7 +16,7 @@ from sparseconv.geometry import ConvGeometry
 
 # Sweeping a row of the table costs a twentieth of sorting a pair.
 _SPARSE_SWEEP = 20
-# Copying a chunk to its places takes 4 us.
+# Copying a chunk of a LiDAR frame to its places takes 4 us (3x3x3, 2048 sites).
 _CHUNKS_WORTH_A_THREAD = 12
 
 

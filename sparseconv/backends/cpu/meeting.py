@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from sparseconv.backends.cpu.atomic import add, load, pause
+from sparseconv.backends.cpu.atomic import add, linger, load, pause
 from sparseconv.backends.cpu.helper_threads import Helpers
 from sparseconv.backends.cpu.jit import kernel
 
@@ -23,9 +23,6 @@ HAS_ENDED = 0
 # Looks at what others do before a waiting thread returns to Python, where it sleeps: another program may need the
 # core. A look takes about 25 ns, so this is a quarter of a millisecond.
 LOOKS = 10_000
-# Looks, about 10 us, while another thread passes the interpreter's lock: where two come to it at once, the second
-# sleeps for 50 us.
-_LINGER = 400
 # For a thread that has waited for long, awake: it gives its core to another program.
 _SLEEP_SECONDS = 5e-5
 
@@ -46,13 +43,6 @@ def wait(place, index, value):
             return False
         pause()
     return False
-
-
-@kernel
-def linger():
-    """Let another thread leave the interpreter's lock."""
-    for _ in range(_LINGER):
-        pause()
 
 
 @kernel

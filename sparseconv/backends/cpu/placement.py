@@ -13,12 +13,15 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 
-# Of more threads than this, one that stays idle is a small loss, and moving them all takes long: 1 us each.
+# Of more threads than this, one that stays idle is an eighth of the work at most; and callers on several cores
+# would move them all in turn, for 1 us each.
 _MOST_THREADS = 8
+# No core: threads may run on all.
+_NONE = -1
 
 
 def _find_core_of_caller() -> Callable[[], int] | None:
-    """Linux's ``sched_getcpu``; None on other systems."""
+    """``sched_getcpu`` of the C library; None where there is none, or where threads cannot be placed."""
     if not hasattr(os, "sched_setaffinity"):
         return None
     # Keeps the interpreter's lock: the call takes less time than handing it over.
@@ -33,23 +36,25 @@ class Placement:
     """Which core the threads of one pool are kept off."""
 
     def __init__(self) -> None:
-        self._core = -1
-        self._count = 0
+        # The core that the threads are kept off, and how many threads.
+        self._placed = (_NONE, 0)
 
     def keep_off_caller(self, threads: Sequence[threading.Thread]) -> None:
         """Let started threads run on all cores that the caller may use, but for its own.
 
         Nothing changes while the caller stays on its core, or where it may use no other.
         """
-        if _core_of_caller is None or not 0 < len(threads) <= _MOST_THREADS:
+        if _core_of_caller is None or not threads:
             return
-        core = _core_of_caller()
-        if core == self._core and len(threads) == self._count:
+        placed = (_core_of_caller() if len(threads) <= _MOST_THREADS else _NONE, len(threads))
+        if placed == self._placed:
             return
-        self._core, self._count = core, len(threads)
-        others = os.sched_getaffinity(0) - {core}
         # A sandbox may forbid it.
         with contextlib.suppress(OSError):
-            for thread in threads if others else ():
+            cores = os.sched_getaffinity(0) - {placed[0]}
+            if not cores:
+                return
+            for thread in threads:
                 if thread.native_id is not None:
-                    os.sched_setaffinity(thread.native_id, others)
+                    os.sched_setaffinity(thread.native_id, cores)
+            self._placed = placed

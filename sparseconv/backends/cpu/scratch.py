@@ -20,14 +20,27 @@ _MOST_BYTES = 1 << 23
 _kept = threading.local()
 
 
-def scratch(name: str, count: int, dtype: DTypeLike) -> NDArray[Any]:
-    """``count`` values of any content, this thread's until it asks for the same name again."""
-    size = count * np.dtype(dtype).itemsize
-    if size > _MOST_BYTES:
-        return np.empty(count, dtype)
-    arrays: dict[str, NDArray[np.uint8]] = _kept.__dict__
-    memory = arrays.get(name)
-    if memory is None or len(memory) < size:
-        # The next power of two: scans differ in size.
-        memory = arrays[name] = np.empty(1 << max(12, (size - 1).bit_length()), np.uint8)
-    return memory[:size].view(dtype)
+class Scratch:
+    """The working memory of one call: what the thread has kept, until :meth:`keep` gives it back.
+
+    A call that begins while another one runs in the same thread (in a signal handler or a finalizer) finds none
+    and makes its own. One that fails gives nothing back: threads that help it may write to it still.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, NDArray[np.uint8]] = _kept.__dict__.pop("arrays", {})
+
+    def array(self, name: str, count: int, dtype: DTypeLike) -> NDArray[Any]:
+        """``count`` values of any content, valid until :meth:`keep`."""
+        size = count * np.dtype(dtype).itemsize
+        if size > _MOST_BYTES:
+            return np.empty(count, dtype)
+        memory = self._arrays.get(name)
+        if memory is None or len(memory) < size:
+            # The next power of two: scans differ in size.
+            memory = self._arrays[name] = np.empty(1 << max(12, (size - 1).bit_length()), np.uint8)
+        return memory[:size].view(dtype)
+
+    def keep(self) -> None:
+        """Leave it to the thread's next call."""
+        _kept.arrays = self._arrays

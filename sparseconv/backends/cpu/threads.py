@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from sparseconv.backends.cpu.atomic import load, pause
+from sparseconv.backends.cpu.atomic import linger, load, pause
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.placement import Placement
 
@@ -28,10 +28,9 @@ from sparseconv.backends.cpu.placement import Placement
 _SHARE = 3
 # A range may be so many times shorter than one that is worth a thread.
 _SHORTENED = 4
-# Looks of 25 ns at whether the others have left, before a thread sleeps: to be woken takes it 40 us.
+# Looks of 25 ns at whether the others have left, before a thread sleeps: to be woken takes it 40 us, and a last
+# range of the usual length about twice that.
 _LOOKS = 4000
-# Looks in which a thread that has left comes out of the interpreter's lock.
-_LINGER = 150
 # How long the end of the process waits for a kernel to return.
 _LAST_SECONDS = 5.0
 
@@ -42,8 +41,7 @@ def _look_until_left(inside):
     word = np.uint64(inside.ctypes.data)
     for _ in range(_LOOKS):
         if load(word) == 0:
-            for _ in range(_LINGER):
-                pause()
+            linger()
             return
         pause()
 
@@ -158,7 +156,9 @@ class Joined:
         """Wait until all have left: they use the caller's memory; interrupts meanwhile are noted as errors."""
         while self._inside[0]:
             try:
-                _look_until_left(self._inside)
+                # It only saves time: what stands in its way must not end the wait.
+                with contextlib.suppress(Exception):
+                    _look_until_left(self._inside)
                 with self._lock:
                     if self._inside[0] and not self._has_waiter:
                         self._all_left.acquire(blocking=False)

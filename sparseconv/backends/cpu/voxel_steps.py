@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sparseconv.backends.cpu.atomic import add, exchange, load, pause, store
+from sparseconv.backends.cpu.atomic import add, exchange, linger, load, pause, store
 from sparseconv.backends.cpu.jit import kernel
-from sparseconv.backends.cpu.meeting import HAS_ENDED, LINE, LOOKS, linger, take, wait, wait_for, word
+from sparseconv.backends.cpu.meeting import HAS_ENDED, LINE, LOOKS, take, wait, wait_for, word
 from sparseconv.backends.cpu.voxel_runs import (
     clear_blocks,
     fill_blocks,

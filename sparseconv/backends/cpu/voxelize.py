@@ -17,7 +17,7 @@ from torch import Tensor
 from sparseconv.backends import PointBlocks, PointGroups
 from sparseconv.backends.cpu.meeting import Meeting
 from sparseconv.backends.cpu.radix import argsort_keys
-from sparseconv.backends.cpu.scratch import scratch
+from sparseconv.backends.cpu.scratch import Scratch
 from sparseconv.backends.cpu.voxel_cells import CellKeys, grid_constants
 from sparseconv.backends.cpu.voxel_runs import RESERVED
 from sparseconv.backends.cpu.voxel_steps import HAS_OUTPUTS, POINTS_KEPT, group_runs, spread_voxels, words_of
@@ -89,15 +89,16 @@ class _Grouping:
         self._pieces = pieces = _Pieces(sizes, total)
         # At most half full.
         bits = max(4, (2 * total + RESERVED).bit_length())
-        self._table = scratch("voxel table", 1 << bits, np.uint32)
+        self._scratch = scratch = Scratch()
+        self._table = scratch.array("voxel table", 1 << bits, np.uint32)
         # Each entry is the first of eight slots.
         self._shift = np.uint64(64 - bits + 3)
-        self._keys = scratch("point keys", total, np.int64)
-        self._voxel_keys = scratch("voxel keys", total + RESERVED, np.int64)
-        self._voxel_counts = scratch("voxel counts", total + RESERVED, np.int32)
-        self._run_starts = scratch("run starts", total + pieces.count, np.int32)
-        self._run_ranks = scratch("run ranks", total + pieces.count, np.int32)
-        self._run_rows = scratch("run rows", total + pieces.count, np.int64)
+        self._keys = scratch.array("point keys", total, np.int64)
+        self._voxel_keys = scratch.array("voxel keys", total + RESERVED, np.int64)
+        self._voxel_counts = scratch.array("voxel counts", total + RESERVED, np.int32)
+        self._run_starts = scratch.array("run starts", total + pieces.count, np.int32)
+        self._run_ranks = scratch.array("run ranks", total + pieces.count, np.int32)
+        self._run_rows = scratch.array("run rows", total + pieces.count, np.int64)
         self._meeting = Meeting(words_of(pieces.tasks))
         self._run_counts = np.empty(pieces.count, np.int64)
         self._voxels = np.zeros(pieces.count + 1, np.int64)
@@ -115,6 +116,7 @@ class _Grouping:
             self._make_outputs()
             self._meeting.words[HAS_OUTPUTS] = 1
             self._meeting.lead(lambda: self._spread(is_helper=False, leaves_last=helpers.are_there), helpers)
+        self._scratch.keep()
 
     def points_kept(self) -> int:
         """Points in all blocks."""
