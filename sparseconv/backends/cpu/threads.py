@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import itertools
 import os
 import queue
@@ -44,6 +45,13 @@ def _look_until_left(inside):
             linger()
             return
         pause()
+
+
+@functools.cache
+def _compile_looks() -> None:
+    """Once a process, whether anybody is waited for or not: a warm-up is to leave nothing to compile."""
+    with contextlib.suppress(Exception):
+        _look_until_left(np.zeros(1, np.int64))
 
 
 class _Pool:
@@ -191,6 +199,7 @@ def run_ranges(task: Callable[[int, int], object], total: int, smallest: int) ->
     """
     if total <= 0:
         return
+    _compile_looks()
     threads = min(torch.get_num_threads(), total // max(1, smallest))
     if threads <= 1:
         task(0, total)
