@@ -135,6 +135,8 @@ def test_a_caller_waits_for_a_helper_that_takes_longer_than_it_looks() -> None:
 
 
 def test_a_wait_without_compiled_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where Numba is told not to compile (``NUMBA_DISABLE_JIT``): its intrinsics then raise this error."""
+
     def fail(inside: np.ndarray) -> None:
         raise NotImplementedError("no machine code here")
 
@@ -146,7 +148,7 @@ def test_a_wait_without_compiled_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 def cores(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Cores of this process, for a pool of its own."""
     if placement._core_of_caller is None:
-        pytest.skip("threads are placed on Linux only")
+        pytest.skip("threads are placed where the C library has sched_getcpu: on Linux")
     found = os.sched_getaffinity(0)
     if len(found) < 2:
         pytest.skip("threads are placed where there is more than one core")

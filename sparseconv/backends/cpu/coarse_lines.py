@@ -138,17 +138,17 @@ def reach_leading(
     """
     leads = strides.shape[0] - 1
     one = np.uint64(1)
-    exponents = np.empty(leads, np.int64)
+    last = max(0, leads - 1)
+    # All but the last leading axis: lines of one plane have them in common.
+    exponents = np.empty(last, np.int64)
     room = 1
-    for a in range(leads):
+    for a in range(last):
         exponents[a] = _power_of_two(stride[a])
         room *= steps.shape[2]
-    # All but the last leading axis: lines of one plane have them in common.
     plane_keys = np.empty(room + 1, np.int64)
     plane_taps = np.empty(room + 1, np.int64)
     planes = np.uint64(0)
     count = np.uint64(0)
-    last = max(0, leads - 1)
     last_steps, last_taps, reached_by = steps[last], step_taps[last], step_counts[last]
     taps, most = kernel_size[last], np.uint64(steps.shape[2])
     line_stride, cells = strides[leads], extent[leads]
@@ -164,7 +164,7 @@ def reach_leading(
             plane_keys[0] = (np.int64(sites[row, 0]) - low[0]) * strides[0]
             plane_taps[0] = 0
             planes = one
-            for a in range(leads - 1):
+            for a in range(last):
                 fine = np.int64(sites[row, a + 1]) + padding[a]
                 quotient = _divide(fine, stride[a], exponents[a])
                 remainder = fine - quotient * stride[a]

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparseconv.backends.cpu.bisect import copy_into
 from sparseconv.backends.cpu.hash import SiteIndex
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.radix import argsort_keys
@@ -21,12 +22,6 @@ _CHUNKS_WORTH_A_THREAD = 12
 
 
 @kernel
-def _copy(source, target):
-    for i in range(target.shape[0]):
-        target[i] = source[i]
-
-
-@kernel
 def _place(packed, counts, places, mirror_places, fine_rows, coarse_rows):
     """Copy one chunk to where its taps lie; with the columns swapped to the mirrored taps too."""
     source = 0
@@ -35,12 +30,12 @@ def _place(packed, counts, places, mirror_places, fine_rows, coarse_rows):
         fine = packed[0, source : source + count]
         coarse = packed[1, source : source + count]
         place = places[slot]
-        _copy(fine, fine_rows[place : place + count])
-        _copy(coarse, coarse_rows[place : place + count])
+        copy_into(fine_rows[place : place + count], fine)
+        copy_into(coarse_rows[place : place + count], coarse)
         if mirror_places.shape[0]:
             place = mirror_places[slot]
-            _copy(coarse, fine_rows[place : place + count])
-            _copy(fine, coarse_rows[place : place + count])
+            copy_into(fine_rows[place : place + count], coarse)
+            copy_into(coarse_rows[place : place + count], fine)
         source += count
 
 
