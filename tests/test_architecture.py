@@ -21,6 +21,7 @@ LAYERS = (
         "sparseconv.memoized",
         "sparseconv.weight_layouts",
         "sparseconv.cache_folder",
+        "sparseconv.uninterrupted",
         "sparseconv.circle_taps",
         "sparseconv.octave_channels",
         "sparseconv.omni_attention",

@@ -255,14 +255,20 @@ points = (torch.rand(9000, 4, generator=torch.Generator().manual_seed(0)) - 0.5)
 arguments = points, [9000], (-4.0, -4.0, -4.0), (0.2, 0.2, 0.2), (40, 40, 40), None, False, 5
 expected = reference.group_points(*arguments)
 cpu.group_points(*arguments)
+threads.run_ranges(lambda start, stop: None, 100, 1)
 chance = random.Random(1)
+is_heard = False
 def interrupt(*_):
+    # Python drops what is raised in a destructor, as of the kernels' compiler, and in a callback from C.
+    global is_heard
+    is_heard = True
     raise KeyboardInterrupt
 signal.signal(signal.SIGALRM, interrupt)
 for _ in range(400):
+    is_heard = False
     try:
         signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0002, 0.003))
-        while True:
+        while not is_heard:
             cpu.group_points(*arguments)
             threads.run_ranges(lambda start, stop: None, 100, 1)
     except KeyboardInterrupt:

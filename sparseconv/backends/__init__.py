@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sparseconv.geometry import ConvGeometry
+from sparseconv.uninterrupted import uninterrupted
 
 BACKENDS = ("cpu", "cuda", "reference")
 
@@ -319,7 +320,8 @@ def backend_for(device: torch.device) -> Backend:
 @functools.cache
 def _imported(name: str) -> Backend:
     """The backend's module, imported once: asking for it at every call costs as much as a small kernel."""
-    return cast(Backend, importlib.import_module(f"sparseconv.backends.{name}"))
+    # Numba cannot be imported again where an interrupt has ended its import.
+    return cast(Backend, uninterrupted(lambda: importlib.import_module(f"sparseconv.backends.{name}")))
 
 
 @functools.cache

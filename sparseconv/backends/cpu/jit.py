@@ -8,7 +8,8 @@ disk, so that the next process starts without compiling:
 * the folder's name holds a digest of every source file of this backend, so that an edit anywhere in it
   starts an empty folder (Numba's own cache looks only at the file of the kernel itself);
 * each file begins with the digest of its content, since damaged machine code would run;
-* a folder that cannot be written or an entry that cannot be used costs a compilation, never an error.
+* a folder that cannot be written or an entry that cannot be used costs a compilation, never an error;
+* an interrupt is heard when the kernel that is being compiled or loaded is done.
 
 The folder is ``$SPARSECONV_CACHE_DIR``, or ``~/.cache/sparseconv`` where that is not set.
 """
@@ -30,6 +31,7 @@ from numba.core.caching import CompileResultCacheImpl, _Cache
 
 from sparseconv.backends.cpu.vector_unit import REGISTERS, VECTOR_BYTES
 from sparseconv.cache_folder import cache_folder
+from sparseconv.uninterrupted import uninterrupted
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -142,4 +144,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     # Under NUMBA_DISABLE_JIT the function comes back as it is.
     if dispatcher is not function:
         dispatcher._cache = _KernelCache(function)
+        compile_for_args = dispatcher._compile_for_args
+        # What Numba calls where it has no code for the arguments.
+        dispatcher._compile_for_args = lambda *args: uninterrupted(functools.partial(compile_for_args, *args))
     return dispatcher
