@@ -7,54 +7,68 @@ each with an interrupt at a random time, two ended in a segmentation fault; in t
 
 from __future__ import annotations
 
-import _thread
-import itertools
+import signal
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from types import FrameType
+from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+
+
+class _Handlers:
+    """Handlers of signals that are called as ever, and whose exceptions are kept."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, Callable[[int, FrameType | None], Any]] = {}
+        self._is_keeping = True
+        self._raised: list[BaseException] = []
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        try:
+            self._before[number](number, frame)
+        except BaseException as raised:
+            if not self._is_keeping:
+                raise
+            self._raised.append(raised)
+
+    def wrap(self) -> None:
+        """Take the place of every handler that is written in Python."""
+        for number in signal.valid_signals():
+            before = signal.getsignal(number)
+            if callable(before):
+                self._before[number] = before
+                signal.signal(number, self._hear)
+
+    def unwrap(self) -> None:
+        """Put the handlers back, but for those that another one has taken the place of."""
+        # An interrupt in this loop may leave some in their places: from here on they pass all through.
+        self._is_keeping = False
+        for number, before in self._before.items():
+            if signal.getsignal(number) == self._hear:
+                signal.signal(number, before)
+
+    def raise_kept(self) -> None:
+        """Raise what came first."""
+        if self._raised:
+            try:
+                raise self._raised[0]
+            finally:
+                # Its traceback holds all callers' frames, and through this one itself.
+                self._raised.clear()
 
 
 def uninterrupted(work: Callable[[], Result]) -> Result:
     """Call ``work``; what the handler of a signal raises meanwhile is raised once the work has ended.
 
-    Python calls such handlers in its main thread, between any two lines. So the main thread has another one do the
-    work, and waits.
+    Python calls such handlers in the main thread, between any two lines; other threads hear none.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.get_ident() != threading.main_thread().ident:
         return work()
-    results: list[Result] = []
-    errors: list[BaseException] = []
-    interrupts: list[BaseException] = []
-    has_ended = threading.Lock()
-    has_ended.acquire()
-    ticket = itertools.count()
-
-    def call() -> None:
-        # An interrupt between the start of a thread and the note of it starts another one.
-        if next(ticket) > 0:
-            return
-        try:
-            results.append(work())
-        except BaseException as raised:
-            errors.append(raised)
-        has_ended.release()
-
-    is_started = False
-    while not results and not errors:
-        try:
-            if not is_started:
-                try:
-                    # An object of ``threading`` waits for its start by locks that an interrupt leaves locked.
-                    _thread.start_new_thread(call, ())
-                except RuntimeError:
-                    # At a limit of the system, or while the interpreter ends, there are no more threads.
-                    return work()
-                is_started = True
-            has_ended.acquire()
-        except BaseException as raised:
-            interrupts.append(raised)
-    for error in interrupts + errors:
-        raise error
-    return results[0]
+    handlers = _Handlers()
+    try:
+        handlers.wrap()
+        return work()
+    finally:
+        handlers.unwrap()
+        handlers.raise_kept()

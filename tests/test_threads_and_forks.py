@@ -257,7 +257,7 @@ expected = reference.group_points(*arguments)
 cpu.group_points(*arguments)
 threads.run_ranges(lambda start, stop: None, 100, 1)
 chance = random.Random(1)
-is_heard = False
+is_heard, raised = False, 0
 def interrupt(*_):
     # Python drops what is raised in a destructor, as of the kernels' compiler, and in a callback from C.
     global is_heard
@@ -272,16 +272,16 @@ for _ in range(400):
             cpu.group_points(*arguments)
             threads.run_ranges(lambda start, stop: None, 100, 1)
     except KeyboardInterrupt:
-        pass
+        raised += 1
     signal.setitimer(signal.ITIMER_REAL, 0)
     found = cpu.group_points(*arguments)
     assert torch.equal(found.rows, expected.rows) and torch.equal(found.blocks.points, expected.blocks.points)
-print("all right")
+print("most were raised" if raised > 300 else raised)
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=_PATIENCE, check=False
     )
-    assert done.stdout.strip() == "all right", done.stderr
+    assert done.stdout.strip() == "most were raised", done.stderr
 
 
 # Worker processes

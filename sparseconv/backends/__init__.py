@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -268,6 +269,11 @@ def use_backend(name: str) -> Iterator[None]:
         yield
 
 
+def _import(name: str) -> ModuleType:
+    """A module of this package, whole: Numba cannot be imported again where an interrupt has ended its import."""
+    return uninterrupted(lambda: importlib.import_module(f"sparseconv.backends.{name}"))
+
+
 @functools.cache
 def cuda_problem() -> str | None:
     """Why the ``cuda`` backend cannot execute on this machine's GPU, with the remedy; None where it can."""
@@ -275,7 +281,7 @@ def cuda_problem() -> str | None:
         return "this torch is built for ROCm, and the cuda backend is for NVIDIA GPUs"
     if importlib.util.find_spec("numba_cuda") is None:
         return 'numba-cuda is not installed: pip install "sparseconv[cuda]"'
-    reason: str | None = importlib.import_module("sparseconv.backends.cuda.launch").problem()
+    reason: str | None = _import("cuda.launch").problem()
     return reason
 
 
@@ -320,8 +326,7 @@ def backend_for(device: torch.device) -> Backend:
 @functools.cache
 def _imported(name: str) -> Backend:
     """The backend's module, imported once: asking for it at every call costs as much as a small kernel."""
-    # Numba cannot be imported again where an interrupt has ended its import.
-    return cast(Backend, uninterrupted(lambda: importlib.import_module(f"sparseconv.backends.{name}")))
+    return cast(Backend, _import(name))
 
 
 @functools.cache
@@ -329,7 +334,7 @@ def _devices_of_cuda() -> tuple[str, ...]:
     """Types of devices that the cuda backend works on in this process; none where numba-cuda is missing."""
     if importlib.util.find_spec("numba_cuda") is None:
         return ()
-    types: tuple[str, ...] = importlib.import_module("sparseconv.backends.cuda").DEVICE_TYPES
+    types: tuple[str, ...] = _import("cuda").DEVICE_TYPES
     return types
 
 
