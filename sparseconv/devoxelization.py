@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sparseconv.backends import grouping
+from sparseconv.compilation import eager
 from sparseconv.coordinates import CoordinateHash
 from sparseconv.ops.precision import widen
 from sparseconv.voxelization import PointsLike, Voxels, as_batch
@@ -16,6 +17,7 @@ from sparseconv.voxelization import PointsLike, Voxels, as_batch
 _FAR = 2147483392.0
 
 
+@eager
 def devoxelize(
     features: Tensor,
     voxels: Voxels,

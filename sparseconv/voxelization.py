@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sparseconv.backends import PointGroups, backend_for, grouping
+from sparseconv.compilation import eager
 from sparseconv.coordinates import Coordinates
 from sparseconv.geometry import MAX_CELLS, per_axis
 from sparseconv.ops.precision import widen
@@ -172,6 +173,7 @@ def _group(
     return groups
 
 
+@eager
 def voxelize(
     points: PointsLike,
     voxel_size: float | Sequence[float],
@@ -216,6 +218,7 @@ def voxelize(
     )
 
 
+@eager
 def reduce_points(
     values: Tensor, point_rows: Tensor, n_voxels: int, reduce: Reduce = "mean"
 ) -> tuple[Tensor, Tensor]:
@@ -270,6 +273,7 @@ def _reduce_with_gradient(values: Tensor, point_rows: Tensor, n_voxels: int, red
     return total.to(values.dtype), counts.int()
 
 
+@eager
 def hard_voxelize(
     points: PointsLike,
     voxel_size: float | Sequence[float],

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sparseconv.backends import PointBlocks, backend_for
+from sparseconv.compilation import eager
 from sparseconv.geometry import MAX_CELLS, per_axis
 
 
@@ -81,6 +82,7 @@ class Voxelizer:
             )
         self.grid_size = self._cells[::-1]
 
+    @eager
     def __call__(self, points: Tensor, empty_mean: bool = False) -> PaddedVoxels:
         """Voxelize float32 points ``[N, F]``; ``empty_mean`` fills places without a point with the voxel's mean.
 

@@ -11,10 +11,12 @@ from sparseconv import ops
 from sparseconv.backends import backend_for
 from sparseconv.compat.spconv.pytorch.core import SparseConvTensor
 from sparseconv.compat.spconv.pytorch.pair_table import kernel_map_of
+from sparseconv.compilation import eager
 from sparseconv.functional.conv import convolve_features
 from sparseconv.kernel_map import KernelMap
 
 
+@eager
 def sparse_add(*tens: SparseConvTensor) -> SparseConvTensor:
     """Sum of tensors of one grid and equal channels on the union of their sites, sorted.
 

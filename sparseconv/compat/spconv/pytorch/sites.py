@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparseconv.backends import DuplicateSiteError, backend_for
+from sparseconv.compilation import eager
 from sparseconv.coordinates import Coordinates, as_int32
 
 
@@ -165,6 +166,7 @@ def _private_copy(indices: Tensor) -> Tensor:
         return copy.clone() if copy.data_ptr() == indices.data_ptr() or copy.is_inference() else copy
 
 
+@eager
 def _resolve(indices: Tensor, spatial_shape: Sequence[int], batch_size: int) -> Resolved:
     try:
         return Resolved(Coordinates(indices, spatial_shape, batch_size))
