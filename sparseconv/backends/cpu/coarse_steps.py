@@ -98,7 +98,9 @@ def reach(
             keys,
             members,
         )
-        are_spare = sort_digits(keys[:count], members[:count], key_bits, spare_keys[:count], spare_members[:count])
+        are_spare = sort_digits(
+            keys[:count], members[:count], 0, key_bits, spare_keys[:count], spare_members[:count]
+        )
         store(word(place, ARE_SPARE), np.int64(are_spare))
         store(word(place, MEMBERS), count + 1)
     while True:

@@ -18,6 +18,7 @@ from sparseconv.backends import DuplicateSiteError
 from sparseconv.backends.cpu.bits import popcount
 from sparseconv.backends.cpu.jit import kernel
 from sparseconv.backends.cpu.radix import argsort_keys
+from sparseconv.backends.cpu.scratch import Scratch
 from sparseconv.backends.cpu.threads import run_ranges
 from sparseconv.backends.site_keys import EXACT_CELLS, SiteKeys, check_site_count
 from sparseconv.memoized import memoized
@@ -86,11 +87,26 @@ def _ascends(keys):
 
 @kernel
 def _first_repeat(keys):
-    """First position of a sorted array whose key is its predecessor's; the length where none is."""
+    """First position of a sorted array whose key is its predecessor's."""
     for r in range(1, keys.shape[0]):
         if keys[r] == keys[r - 1]:
             return r
     return keys.shape[0]
+
+
+@kernel
+def _take_rows(rows, positions, taken):
+    """``taken = rows[positions]``, several times as fast as numpy."""
+    columns = rows.shape[1]
+    for r in range(np.uint64(positions.shape[0])):
+        position = np.uint64(positions[r])
+        if columns == 4:
+            # Written out: a loop of unknown length takes three times as long.
+            taken[r, 0], taken[r, 1] = rows[position, 0], rows[position, 1]
+            taken[r, 2], taken[r, 3] = rows[position, 2], rows[position, 3]
+        else:
+            for c in range(np.uint64(columns)):
+                taken[r, c] = rows[position, c]
 
 
 @kernel
@@ -264,20 +280,25 @@ def bounds(indices: Tensor) -> tuple[list[int], list[int]]:
     return _bounds_of(indices.detach().contiguous().numpy())
 
 
-def pack_sites(indices: NDArray[np.int32]) -> tuple[SiteKeys, NDArray[np.int64]]:
-    """Bounding box and key of each row of ``indices [N, 1+D]``.
+def pack_sites(
+    indices: NDArray[np.int32], packed: NDArray[np.int64] | None = None
+) -> tuple[SiteKeys, NDArray[np.int64]]:
+    """Bounding box and key of each row of ``indices [N, 1+D]``, written to ``packed`` where that is given.
 
     Raises:
         ValueError: the sites cannot be packed into 63 bits.
     """
     columns = indices.shape[1]
     box = SiteKeys.spanning(*(_bounds_of(indices) if len(indices) else ([0] * columns, [-1] * columns)))
-    return box, pack_into(indices, box)
+    return box, pack_into(indices, box, packed)
 
 
-def pack_into(indices: NDArray[np.int32], box: SiteKeys) -> NDArray[np.int64]:
-    """Key of each row of ``indices [N, 1+D]``, all inside the box."""
-    packed = np.empty(len(indices), np.int64)
+def pack_into(
+    indices: NDArray[np.int32], box: SiteKeys, packed: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Key of each row of ``indices [N, 1+D]``, all inside the box, written to ``packed`` where that is given."""
+    if packed is None:
+        packed = np.empty(len(indices), np.int64)
     low, strides = np.array(box.low, np.int64), np.array(box.strides, np.int64)
     run_ranges(
         lambda start, stop: _pack(indices, low, strides, start, stop, packed), len(indices), _SMALLEST_RANGE
@@ -290,23 +311,26 @@ def build_index(indices: Tensor) -> SiteIndex:
     check_site_count(len(indices))
     # A copy: kernels rely on the order that is found here, whatever becomes of the caller's memory.
     rows = indices.detach().numpy().copy()
-    box, packed = pack_sites(rows)
+    scratch = Scratch()
+    box, packed = pack_sites(rows, scratch.array("keys", len(rows), np.int64))
     order = None
     sites = rows
     if not _ascends(packed):
-        packed, positions = argsort_keys(packed, box.cells)
-        repeat = _first_repeat(packed)
-        if repeat < len(packed):
+        packed, positions = argsort_keys(packed, box.cells, scratch.array("spare keys", len(rows), np.int64))
+        if not _ascends(packed):
+            repeat = _first_repeat(packed)
             first, second = sorted(positions[repeat - 1 : repeat + 1].tolist())
             raise DuplicateSiteError(
                 f"indices hold the site {rows[second].tolist()} (batch first) more than once, in rows {first} "
                 f"and {second}: merge duplicate voxels first, for example with sparseconv.voxelize"
             )
         order = positions.astype(np.int32, copy=False)
-        sites = rows[positions]
+        sites = np.empty_like(rows)
+        _take_rows(rows, positions, sites)
     line_keys = np.empty(len(sites), np.int64)
     line_starts = np.empty(len(sites) + 1, np.int32)
     lines = _fill_lines(packed, box.extent[-1], box.cells <= EXACT_CELLS, line_keys, line_starts)
+    scratch.keep()
     return SiteIndex(box, sites, order, line_keys[:lines], line_starts[: lines + 1])
 
 
