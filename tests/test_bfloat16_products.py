@@ -47,6 +47,8 @@ def take(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
         (12, 24, 3),
         (9, 9, 3),
         (6, 6, 6),
+        (8, 4, 4),
+        (4, 8, 4),
     ],
 )
 def test_products_of_bfloat16_are_exact(

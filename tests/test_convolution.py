@@ -189,7 +189,7 @@ def test_channels(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_groups(backend: str, dtype: torch.dtype) -> None:
-    """Grouped, odd widths, and depthwise with one or two outputs for each input; strided and transposed."""
+    """Grouped, odd widths, and depthwise with several outputs for an input or the reverse; strided, transposed."""
     sites = random_sites(50, (9, 14), BATCHES, shuffled=True)
     s, p, d = (2, 1), (1, 1), (1, 2)
     for c_in, c_out, groups in (
@@ -200,6 +200,9 @@ def test_groups(backend: str, dtype: torch.dtype) -> None:
         (5, 5, 5),
         (7, 14, 7),
         (16, 16, 16),
+        (51, 17, 17),
+        (18, 36, 18),
+        (2, 34, 2),
     ):
         problem = Problem(sites, (9, 14), (3, 3), (c_in, c_out), groups, dtype)
         what = f"{c_in} to {c_out} in {groups}"
@@ -213,7 +216,7 @@ def test_groups(backend: str, dtype: torch.dtype) -> None:
 def test_output_rows_that_end_at_a_block(count: int) -> None:
     """Blocks of 512 output rows, chunks of 4096 sites, and weight-gradient tasks of 8192 pairs."""
     sites = random_sites(count, (60, 120), BATCHES, shuffled=count % 2 == 0)
-    for groups, channels in ((1, (4, 17)), (6, (6, 6)), (2, (6, 10))):
+    for groups, channels in ((1, (4, 17)), (6, (6, 6)), (6, (6, 12)), (2, (6, 10))):
         problem = Problem(sites, (60, 120), (3, 3), channels, groups)
         output = F.subm_conv(problem.input, *problem.values[1:], 1, groups)
         problem.check(

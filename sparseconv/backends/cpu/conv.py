@@ -195,6 +195,11 @@ def _sum_tasks(partial, tasks, first_tasks, start, stop, out):
                     out[g * width + o, tap, c] = total
 
 
+def _is_narrow(depth: int, width: int, groups: int) -> bool:
+    """Whether vectors are better filled with groups than with the channels of one."""
+    return groups > 1 and min(depth, width) == 1 and max(depth, width) <= groups
+
+
 def convolve(
     features: Tensor,
     weight: Tensor,
@@ -209,11 +214,13 @@ def convolve(
 ) -> Tensor:
     """See :meth:`sparseconv.backends.Backend.convolve`."""
     c_out, taps, depth = weight.shape
-    takes_tiles = features.dtype == torch.bfloat16 and depth >= _TILE_CHANNELS and amx.is_usable()
-    takes_pairs = PREFERS_BFLOAT16_DOT and depth >= 2 and not (depth % 2 and groups > 1)
-    if features.dtype == torch.bfloat16 and not (takes_tiles or takes_pairs):
+    is_narrow = _is_narrow(depth, c_out // groups, groups)
+    is_half = features.dtype == torch.bfloat16 and not is_narrow
+    takes_tiles = is_half and depth >= _TILE_CHANNELS and amx.is_usable()
+    takes_pairs = is_half and PREFERS_BFLOAT16_DOT and depth >= 2 and not (depth % 2 and groups > 1)
+    is_half = takes_tiles or takes_pairs
+    if features.dtype == torch.bfloat16 and not is_half:
         features, weight = features.float(), weight.float()
-    is_half = features.dtype == torch.bfloat16
     if is_half and depth % 2 and not takes_tiles:
         # Pairs need an even row length: a channel of zeros that the weight's padding never multiplies.
         features = torch.nn.functional.pad(features, (0, 1))
@@ -229,9 +236,9 @@ def convolve(
     if depth == 0 or c_out == 0:
         out[:] = b if len(b) else 0
         return _finish(out, added, relu)
-    if depth == 1 and groups > 1:
+    if is_narrow:
         b = b if len(b) else np.zeros(c_out, dtype)
-        depthwise.convolve(x, w, b, sources, pairs, offsets, out)
+        depthwise.convolve(x, w, b, sources, pairs, offsets, groups, out)
         return _finish(out, added, relu)
     blocks = -(-n_out // BLOCK)
     smallest = 1 + _WORTH_A_THREAD * blocks // max(1, len(pairs) * depth * c_out)
@@ -301,8 +308,8 @@ def weight_gradient(
         return torch.from_numpy(out)
     sources, targets = in_rows.numpy(), out_rows.numpy()
     tasks, first_tasks = _cut_tasks(offsets)
-    if depth == 1 and groups > 1:
-        depthwise.weight_gradient(x, g, sources, targets, tasks, first_tasks, out)
+    if _is_narrow(depth, c_out // groups, groups):
+        depthwise.weight_gradient(x, g, sources, targets, tasks, first_tasks, groups, out)
         return torch.from_numpy(out)
     plan = column_plan(c_out // groups, x.itemsize)
     columns = int(plan[-1, 0])
