@@ -12,6 +12,8 @@ CHANNELS = (16, 32, 64, 128)
 
 # Scenes by name: see :mod:`sparseconv.scripts.benchmarks.scenes`.
 DETECTOR, FINE, COARSE, TINY = "detector", "scan 0.05 m", "scan 0.1 m", "10 voxels"
+# The detector's voxels in the order of their first points, as other voxelizers give them.
+UNSORTED = "detector, unsorted"
 
 WORKLOADS = {
     "dense": "Dense rates of the machine: torch.mm by shape, conv3d on a crop",
@@ -102,7 +104,7 @@ def _networks() -> Iterable[Case]:
 
 
 def _sites() -> Iterable[Case]:
-    for scene in (DETECTOR, FINE, COARSE):
+    for scene in (DETECTOR, UNSORTED, FINE, COARSE):
         yield Case("W5", f"submanifold map, {scene}", "map", scene, {}, Target("spconv", 4.0))
     grid = {"voxel": SECOND_VOXEL, "range": SECOND_RANGE}
     padded = grid | _HARD_CAPS

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sparseconv.datasets import SimulatedStreet
-from sparseconv.scripts.benchmarks.cases import COARSE, DETECTOR, FINE, TINY
+from sparseconv.scripts.benchmarks.cases import COARSE, DETECTOR, FINE, TINY, UNSORTED
 from sparseconv.scripts.scan import SECOND_RANGE, SECOND_VOXEL
-from sparseconv.voxelization import voxelize
+from sparseconv.voxelization import hard_voxelize, voxelize
 
 # Networks with four halvings lose no cell of a grid whose axes are multiples of this.
 _DIVISOR = 16
@@ -74,6 +74,9 @@ def build_scene(name: str, scans: Scans) -> Scene:
     if name == DETECTOR:
         voxels = voxelize(scans.camera, SECOND_VOXEL, SECOND_RANGE)
         return Scene(voxels.indices, (41, 1600, 1408), voxels.features)
+    if name == UNSORTED:
+        found = hard_voxelize(scans.camera, SECOND_VOXEL, SECOND_RANGE, max_points=1, max_voxels=len(scans.camera))
+        return Scene(found.indices, (41, 1600, 1408), found.points[:, 0])
     if name in (FINE, COARSE):
         return _unbounded(scans.whole, 0.05 if name == FINE else 0.1)
     if name == TINY:
