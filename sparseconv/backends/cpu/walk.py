@@ -108,33 +108,64 @@ def _is_inside(corner, offset, extent):
 
 
 @kernel
+def _put(ranks, place, row, is_row, pairs, cursor):
+    """The pair of one coarse site and tap; returns where the next one goes, which overwrites what is no pair."""
+    rank = ranks[place]
+    pairs[cursor] = (np.int64(rank) << 32) | np.int64(row)
+    return cursor + (np.uint64(rank != 0) & is_row)
+
+
+@kernel
 def _emit(positions, row, row_end, stride, base, ranks, pairs, cursor):
-    """One tap of a line; returns where the next pair goes. What is no pair is overwritten by the next one."""
+    """One tap of a line; returns where the next pair goes."""
     for r in range(row, row_end):
-        rank = ranks[np.uint64(np.int64(positions[r]) * stride + base)]
-        pairs[cursor] = (np.int64(rank) << 32) | np.int64(r)
-        cursor += np.uint64(rank != 0)
+        cursor = _put(ranks, np.uint64(np.int64(positions[r]) * stride + base), r, np.uint64(1), pairs, cursor)
     return cursor
 
 
 @kernel
 def _emit_three(positions, row, row_end, stride, base, spread, ranks, pairs, cursors):
-    """As :func:`_emit` for three taps that are ``spread`` apart, in one pass."""
+    """As :func:`_emit` for three taps that are ``spread`` apart, in one pass.
+
+    Two sites a turn, the second perhaps the first again: most lines of a scan have one or two, and a loop of one
+    turn or two is mispredicted (a tenth of the walk's time; in :func:`_lay_out` and :func:`_clear` as much).
+    """
     first, second, third = cursors[0], cursors[1], cursors[2]
-    step = np.uint64(spread)
-    for r in range(row, row_end):
+    one, step = np.uint64(1), np.uint64(spread)
+    for r in range(row, row_end, np.uint64(2)):
         place = np.uint64(np.int64(positions[r]) * stride + base)
-        coarse = np.int64(r)
-        rank = ranks[place]
-        pairs[first] = (np.int64(rank) << 32) | coarse
-        first += np.uint64(rank != 0)
-        rank = ranks[place + step]
-        pairs[second] = (np.int64(rank) << 32) | coarse
-        second += np.uint64(rank != 0)
-        rank = ranks[place + step + step]
-        pairs[third] = (np.int64(rank) << 32) | coarse
-        third += np.uint64(rank != 0)
+        first = _put(ranks, place, r, one, pairs, first)
+        second = _put(ranks, place + step, r, one, pairs, second)
+        third = _put(ranks, place + step + step, r, one, pairs, third)
+        next_r = min(r + one, row_end - one)
+        is_row = np.uint64(next_r != r)
+        place = np.uint64(np.int64(positions[next_r]) * stride + base)
+        first = _put(ranks, place, next_r, is_row, pairs, first)
+        second = _put(ranks, place + step, next_r, is_row, pairs, second)
+        third = _put(ranks, place + step + step, next_r, is_row, pairs, third)
     cursors[0], cursors[1], cursors[2] = first, second, third
+
+
+@kernel
+def _lay_out(fine_positions, fine, fine_end, low_position, ranks):
+    """Write the ranks of a fine line, one more than their place, by position; the first two without a loop."""
+    one = np.uint64(1)
+    second = min(fine + one, fine_end - one)
+    ranks[np.uint64(fine_positions[fine] - low_position)] = np.int32(fine + one)
+    ranks[np.uint64(fine_positions[second] - low_position)] = np.int32(second + one)
+    for f in range(fine + np.uint64(2), fine_end):
+        ranks[np.uint64(fine_positions[f] - low_position)] = np.int32(f + one)
+
+
+@kernel
+def _clear(fine_positions, fine, fine_end, low_position, ranks):
+    """Undo :func:`_lay_out`."""
+    one = np.uint64(1)
+    second = min(fine + one, fine_end - one)
+    ranks[np.uint64(fine_positions[fine] - low_position)] = 0
+    ranks[np.uint64(fine_positions[second] - low_position)] = 0
+    for f in range(fine + np.uint64(2), fine_end):
+        ranks[np.uint64(fine_positions[f] - low_position)] = 0
 
 
 @kernel
@@ -258,16 +289,14 @@ def _walk(
                     tap_cursors,
                 )
                 continue
-            for f in range(fine, fine_end):
-                ranks[np.uint64(fine_positions[f] - low_position)] = np.int32(f + one)
+            _lay_out(fine_positions, fine, fine_end, low_position, ranks)
             if taps == 3:
                 _emit_three(positions, row, row_end, stride, table_base, spread, ranks, pairs, tap_cursors)
             else:
                 for t in range(taps):
                     tap_base = table_base + spread * t
                     tap_cursors[t] = _emit(positions, row, row_end, stride, tap_base, ranks, pairs, tap_cursors[t])
-            for f in range(fine, fine_end):
-                ranks[np.uint64(fine_positions[f] - low_position)] = 0
+            _clear(fine_positions, fine, fine_end, low_position, ranks)
     for slot in range(slots):
         counts[slot] = np.int64(cursors[slot] - np.uint64(slot) * room)
 
