@@ -70,5 +70,7 @@ def uninterrupted(work: Callable[[], Result]) -> Result:
         handlers.wrap()
         return work()
     finally:
-        handlers.unwrap()
-        handlers.raise_kept()
+        try:
+            handlers.unwrap()
+        finally:
+            handlers.raise_kept()

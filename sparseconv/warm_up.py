@@ -39,11 +39,14 @@ def _maps(dtype: torch.dtype) -> None:
 
 def _convolution(dtype: torch.dtype) -> None:
     x = _sample(dtype)
-    # The last with two outputs for each input.
-    for c_out, groups in ((4, 1), (4, 4), (8, 4)):
-        weight = torch.randn(c_out, 3, 3, 3, 4 // groups, dtype=dtype, requires_grad=True)
+    # Many groups of two outputs for each input have kernels of their own.
+    wide = x.replace_feature(x.features.detach().repeat(1, 8).requires_grad_())
+    weight = torch.randn(64, 3, 3, 3, 1, dtype=dtype, requires_grad=True)
+    F.subm_conv(wide, weight, groups=32).features.sum().backward()
+    for groups in (1, 4):
+        weight = torch.randn(4, 3, 3, 3, 4 // groups, dtype=dtype, requires_grad=True)
         F.subm_conv(x, weight, groups=groups).features.sum().backward()
-    weight = weight.detach()[:4].requires_grad_()
+    weight = weight.detach().requires_grad_()
     F.sparse_conv_transpose(x, weight, stride=2, groups=4).features.sum().backward()
 
 

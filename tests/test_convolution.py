@@ -216,7 +216,7 @@ def test_groups(backend: str, dtype: torch.dtype) -> None:
 def test_output_rows_that_end_at_a_block(count: int) -> None:
     """Blocks of 512 output rows, chunks of 4096 sites, and weight-gradient tasks of 8192 pairs."""
     sites = random_sites(count, (60, 120), BATCHES, shuffled=count % 2 == 0)
-    for groups, channels in ((1, (4, 17)), (6, (6, 6)), (6, (6, 12)), (2, (6, 10))):
+    for groups, channels in ((1, (4, 17)), (6, (6, 6)), (16, (16, 32)), (16, (48, 16)), (2, (6, 10))):
         problem = Problem(sites, (60, 120), (3, 3), channels, groups)
         output = F.subm_conv(problem.input, *problem.values[1:], 1, groups)
         problem.check(
