@@ -195,8 +195,8 @@ def _sum_tasks(partial, tasks, first_tasks, start, stop, out):
                     out[g * width + o, tap, c] = total
 
 
-# Groups of several channels on one side that fill a vector. With two outputs for each input, 12 take as long as in
-# tiles, 4 three times as long, and 64 a fifth.
+# Groups of several channels on one side that fill a vector. 12 with two outputs for each input take as long as in
+# tiles, 4 with four outputs three times as long, and 32 with eight outputs half (float32, one thread).
 _MANY_GROUPS = 16
 
 
