@@ -223,9 +223,9 @@ def convolve(
     """See :meth:`sparseconv.backends.Backend.convolve`."""
     c_out, taps, depth = weight.shape
     is_narrow = _is_narrow(depth, c_out // groups, groups)
-    is_half = features.dtype == torch.bfloat16 and not is_narrow
-    takes_tiles = is_half and depth >= _TILE_CHANNELS and amx.is_usable()
-    takes_pairs = is_half and PREFERS_BFLOAT16_DOT and depth >= 2 and not (depth % 2 and groups > 1)
+    may_be_half = features.dtype == torch.bfloat16 and not is_narrow
+    takes_tiles = may_be_half and depth >= _TILE_CHANNELS and amx.is_usable()
+    takes_pairs = may_be_half and PREFERS_BFLOAT16_DOT and depth >= 2 and not (depth % 2 and groups > 1)
     is_half = takes_tiles or takes_pairs
     if features.dtype == torch.bfloat16 and not is_half:
         features, weight = features.float(), weight.float()

@@ -114,13 +114,13 @@ def argsort_keys(
     Positions are int32 where that suffices, else int64.
     """
     count = len(keys)
-    positions: NDArray[Any] = np.empty(count, np.int32 if count < 1 << 31 else np.int64)
+    dtype = np.int32 if count < 1 << 31 else np.int64
     if key_range > _HALF_WORD or count > _HALF_WORD:
-        positions[:] = np.arange(count)
-        return sort_keys(keys, key_range, positions)
+        return sort_keys(keys, key_range, np.arange(count, dtype=dtype))
     _add_positions(keys)
     spare = np.empty_like(keys) if spare is None else spare
     nothing = np.empty(0, np.int32)
     found = spare if sort_digits(keys, nothing, 32, bits_below(key_range), spare, nothing) else keys
+    positions: NDArray[Any] = np.empty(count, dtype)
     _part_positions(found, positions)
     return found, positions

@@ -159,7 +159,7 @@ def _lay_out(fine_positions, fine, fine_end, low_position, ranks):
 
 @kernel
 def _clear(fine_positions, fine, fine_end, low_position, ranks):
-    """Undo :func:`_lay_out`."""
+    """Undo :func:`_lay_out`; one kernel for both takes the walk a sixth more time."""
     one = np.uint64(1)
     second = min(fine + one, fine_end - one)
     ranks[np.uint64(fine_positions[fine] - low_position)] = 0
